@@ -1,0 +1,51 @@
+# `make run` sets everything up and serves http://localhost:8080; `make test` sets up and runs the tests.
+# Both need Python 3.11 or newer and nothing else; once set up, `make run` starts without a network.
+PYTHON ?= python3
+VENV ?= .venv
+# What pip installs as PyTorch for the tests. A build without CUDA is enough, and smaller by gigabytes:
+# TORCH=torch==2.13.0+cpu where pip's index has it. It goes first, so that nothing else draws in another one.
+TORCH ?= torch==2.13.0
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: run test check setup clean
+
+run: $(VENV)/.base
+	$(BIN)/omni-rt serve $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/omni-rt doctor --fetch --all
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(VENV)/.base
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/.base: pyproject.toml | $(VENV)/.python
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) install --quiet '$(TORCH)'
+	$(PIP) install --quiet --editable '.[dev,qwen]'
+	@touch $@
+
+# Debian's python3 comes without ensurepip; a pip outside the environment can take its place.
+$(VENV)/.python:
+	@$(PYTHON) -c '' || { echo "omni-rt needs Python 3.11 or newer, and there is no '$(PYTHON)'. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "omni-rt needs Python 3.11 or newer; this is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
+	@rm -rf $(VENV)
+	@if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+	elif $(PYTHON) -c 'import venv' 2>/dev/null && $(PYTHON) -m pip --version >/dev/null 2>&1; then \
+		$(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; \
+	else echo "this Python cannot make an environment: it lacks ensurepip (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; fi
+	@echo "installing into $(VENV); the first time takes a few minutes"
+	$(PIP) install --quiet --upgrade pip
+	@touch $@

@@ -1,0 +1,1 @@
+"""The conversation's rules, pure and synchronous: no sockets, no GPU, no wall clock; time comes in as audio."""

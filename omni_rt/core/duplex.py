@@ -1,0 +1,344 @@
+"""Who has the turn: a state machine from what is heard, judged, made and played to what is to be done.
+
+Pure and synchronous. In come voice activity, end-of-turn scores, the reply's progress and the client's wishes; each
+call returns the actions to take, in order. A reply is known by its generation; what belongs to an older one is stale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from omni_rt.core.actions import (
+    AbandonReply,
+    Action,
+    CloseUtterance,
+    DropUtterance,
+    Duck,
+    FinishReply,
+    JudgeEnd,
+    OpenUtterance,
+    ReleaseReply,
+    StartReply,
+    StopReason,
+    StopReply,
+    Unduck,
+)
+from omni_rt.core.timeline import Activity, EndScore
+from omni_rt.core.turns import (
+    Hesitated,
+    ScoreWanted,
+    SpeechResumed,
+    SpeechStarted,
+    TurnDetector,
+    TurnEnded,
+    TurnPolicy,
+    TurnSignal,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DuplexPolicy:
+    """`turns` None is push-to-talk: only the client opens and closes turns. Times in ms.
+
+    `interrupt_ms` of speech over a reply make an interruption, `yield_ms` of silence before that a backchannel, unless
+    it came within the last `answer_ms` of the reply: then it is an answer. An utterance has `speculations` held replies
+    at most.
+    """
+
+    turns: TurnPolicy | None
+    interrupt_ms: int
+    create_reply: bool = True
+    interrupt_reply: bool = True
+    yield_ms: int = 200
+    answer_ms: int = 500
+    speculations: int = 3
+
+
+class ReplyPhase(Enum):
+    NONE = "none"
+    HELD = "held"
+    """speculative: being made, unheard"""
+    MAKING = "making"
+    """being made, nothing sent yet"""
+    SPEAKING = "speaking"
+    """audio is being sent"""
+
+
+class Duplex:
+    """The turn-taking of one session.
+
+    The floor is the user's while an utterance is open and found by its silence; no reply begins then. One that is owed
+    begins as soon as the floor is free and no other is made or played.
+    """
+
+    def __init__(self, policy: DuplexPolicy, first_generation: int = 1) -> None:
+        self._generation = first_generation - 1
+        self._phase = ReplyPhase.NONE
+        self._made = False
+        self._owed = False
+        self._utterance_open = False
+        self._speculated = 0
+        self._overlap_ms: int | None = None
+        self._aside: tuple[int, int] | None = None
+        self._taken_ms = 0
+        self.policy = policy
+        self._turns = TurnDetector(policy.turns) if policy.turns else None
+
+    @property
+    def generation(self) -> int:
+        """The newest reply's number."""
+        return self._generation
+
+    @property
+    def phase(self) -> ReplyPhase:
+        return self._phase
+
+    @property
+    def reply_active(self) -> bool:
+        """A reply that the client knows of is being made or played."""
+        return self._phase in (ReplyPhase.MAKING, ReplyPhase.SPEAKING)
+
+    @property
+    def making(self) -> bool:
+        """A reply that the client knows of is not fully made yet."""
+        return self.reply_active and not self._made
+
+    @property
+    def utterance_open(self) -> bool:
+        return self._utterance_open
+
+    def set_policy(self, policy: DuplexPolicy) -> list[Action]:
+        """Change the rules between or during turns.
+
+        In push-to-talk an open utterance waits for the client's commit. One that the client opened and has not
+        committed when turns are found again was nothing.
+        """
+        self.policy = policy
+        if policy.turns is None:
+            self._turns = self._aside = None
+            return [*self._abandon(), *self._end_overlap(), *self._settle()]
+        if self._turns is not None:
+            self._turns.policy = policy.turns
+            return []
+        dropped: list[Action] = [DropUtterance()] if self._utterance_open else []
+        self._utterance_open = False
+        self._turns = TurnDetector(policy.turns)
+        return dropped
+
+    # -- hearing
+
+    def activity(self, window: Activity) -> list[Action]:
+        """One window of microphone audio."""
+        if self._turns is None:
+            return []
+        actions: list[Action] = []
+        for signal in self._turns.step(window):
+            actions += self._on_signal(signal)
+        if self._overlap_ms is not None:
+            actions += self._judge_overlap(self._overlap_ms, self._turns)
+        return actions
+
+    def score(self, score: EndScore) -> list[Action]:
+        """An end-of-turn score asked for with JudgeEnd."""
+        actions: list[Action] = []
+        for signal in self._turns.judge(score) if self._turns else []:
+            actions += self._on_signal(signal)
+        return actions
+
+    # -- the reply's progress
+
+    def reply_sent(self, generation: int) -> list[Action]:
+        """Audio of the reply has begun to leave."""
+        if generation == self._generation and self._phase is ReplyPhase.MAKING:
+            self._phase = ReplyPhase.SPEAKING
+        return []
+
+    def reply_made(self, generation: int) -> list[Action]:
+        """The engine has finished the reply (or failed to)."""
+        if generation == self._generation and self._phase is not ReplyPhase.NONE:
+            self._made = True
+        return []
+
+    def reply_played(self, generation: int) -> list[Action]:
+        """Everything that was made has been heard."""
+        if generation != self._generation or not self._made or not self.reply_active:
+            return []
+        return [FinishReply(generation), *self._end_reply(), *self._answer_aside(), *self._settle()]
+
+    # -- the client's wishes
+
+    def create_reply(self) -> list[Action]:
+        """`response.create`: at once, or when what is being said by either side has been said."""
+        abandoned = self._abandon()
+        self._owed = True
+        return [*abandoned, *self._settle()]
+
+    def cancel_reply(self, reason: StopReason = "client_cancelled") -> list[Action]:
+        """Stop the active reply, or a held one."""
+        return [*self._stop(reason), *self._settle()] if self.reply_active else self._abandon()
+
+    def clear_output(self) -> list[Action]:
+        """`output_audio_buffer.clear`: stop the reply that is being heard; one that nobody hears yet goes on."""
+        return self.cancel_reply() if self._phase is ReplyPhase.SPEAKING else []
+
+    def open_by_client(self, at_ms: int) -> list[Action]:
+        """Push-to-talk: audio from here on is the user's turn."""
+        if self._utterance_open or self._turns is not None:
+            return []
+        self._utterance_open = True
+        return [OpenUtterance(at_ms, at_ms)]
+
+    def commit_by_client(self, at_ms: int) -> list[Action]:
+        """`input_audio_buffer.commit`: the open utterance ends here; no reply by itself."""
+        if not self._utterance_open:
+            return []
+        abandoned = self._abandon()
+        self._close_turn(at_ms)
+        return [*abandoned, CloseUtterance(at_ms), *self._settle()]
+
+    def clear_by_client(self) -> list[Action]:
+        """`input_audio_buffer.clear`: the open utterance never was."""
+        actions = [*self._abandon(), *self._end_overlap()]
+        if self._utterance_open:
+            actions.append(DropUtterance())
+        self._close_turn(self._turns.now_ms if self._turns else 0)
+        return [*actions, *self._settle()]
+
+    def transport_lost(self) -> list[Action]:
+        """Nobody listens any more. What the user said so far stays said; nothing is answered.
+
+        What the client would have had to commit was not said.
+        """
+        self._owed = False
+        actions = [*self._abandon(), *self._end_overlap(), *self.cancel_reply("transport_lost")]
+        if self._utterance_open:
+            actions.append(CloseUtterance(self._turns.speech_end_ms) if self._turns else DropUtterance())
+        self._close_turn(self._turns.now_ms if self._turns else 0)
+        return actions
+
+    def engine_lost(self) -> list[Action]:
+        """The reply that was being made is gone; a fully made one plays on, an open utterance stays open."""
+        return self.cancel_reply("engine_lost") if self.making or self._phase is ReplyPhase.HELD else []
+
+    # -- inside: hearing
+
+    def _on_signal(self, signal: TurnSignal) -> list[Action]:
+        match signal:
+            case SpeechStarted(at_ms):
+                return self._speech_started(at_ms)
+            case ScoreWanted(at_ms):
+                return [JudgeEnd(at_ms)] if self._utterance_open else []
+            case Hesitated():
+                return self._speculate()
+            case SpeechResumed():
+                return self._abandon()
+            case TurnEnded(speech_end_ms):
+                return self._turn_ended(speech_end_ms)
+
+    def _speech_started(self, at_ms: int) -> list[Action]:
+        if self.reply_active and self.policy.interrupt_reply:
+            self._overlap_ms = at_ms
+            return [Duck()]
+        return [self._open(at_ms)]
+
+    def _open(self, speech_ms: int) -> OpenUtterance:
+        """With the pre-roll, but not again with what belonged to an earlier turn."""
+        assert self._turns is not None
+        self._utterance_open = True
+        self._speculated = 0
+        from_ms = max(self._taken_ms, speech_ms - self._turns.policy.pre_roll_ms)
+        return OpenUtterance(from_ms, max(from_ms, speech_ms))
+
+    def _turn_ended(self, speech_end_ms: int) -> list[Action]:
+        if not self._utterance_open:
+            return self._set_aside(speech_end_ms)
+        close = CloseUtterance(speech_end_ms)
+        self._close_turn(speech_end_ms)
+        if self._phase is ReplyPhase.HELD:
+            self._phase = ReplyPhase.MAKING
+            return [close, ReleaseReply(self._generation)]
+        self._owed = self._owed or self.policy.create_reply
+        return [close, *self._settle()]
+
+    def _close_turn(self, taken_ms: int) -> None:
+        self._utterance_open = False
+        self._aside = None
+        self._taken_ms = max(self._taken_ms, taken_ms)
+        if self._turns is not None:
+            self._turns.reset()
+
+    # -- inside: speech over a reply
+
+    def _judge_overlap(self, start_ms: int, turns: TurnDetector) -> list[Action]:
+        if turns.speech_ms >= self.policy.interrupt_ms:
+            return self._stop("turn_detected", start_ms)
+        if turns.silence_ms >= self.policy.yield_ms:
+            return self._set_aside(turns.speech_end_ms)
+        return []
+
+    def _set_aside(self, speech_end_ms: int) -> list[Action]:
+        """It was no interruption."""
+        if self._overlap_ms is None or self._turns is None:
+            return []
+        self._aside = self._overlap_ms, speech_end_ms
+        self._turns.reset()
+        return self._end_overlap()
+
+    def _answer_aside(self) -> list[Action]:
+        """The reply has just ended: a short word over its last moments is the user's turn."""
+        aside, self._aside = self._aside, None
+        if aside is None or self._turns is None or self._utterance_open:
+            return []
+        start_ms, end_ms = aside
+        if self._turns.now_ms - end_ms > self.policy.answer_ms:
+            return []
+        return [self._open(start_ms), *self._turn_ended(end_ms)]
+
+    def _end_overlap(self) -> list[Action]:
+        if self._overlap_ms is None:
+            return []
+        self._overlap_ms = None
+        return [Unduck()]
+
+    # -- inside: replies
+
+    def _speculate(self) -> list[Action]:
+        if not self._utterance_open or not self.policy.create_reply or self._owed:
+            return []
+        if self._phase is not ReplyPhase.NONE or self._speculated >= self.policy.speculations:
+            return []
+        self._speculated += 1
+        return [self._start(speculative=True)]
+
+    def _settle(self) -> list[Action]:
+        """Start the reply that is owed, if the floor is free."""
+        users_floor = self._utterance_open and self._turns is not None
+        if not self._owed or users_floor or self._phase is not ReplyPhase.NONE:
+            return []
+        return [self._start(speculative=False)]
+
+    def _start(self, speculative: bool) -> StartReply:
+        self._owed = self._made = False
+        self._aside = None
+        self._generation += 1
+        self._phase = ReplyPhase.HELD if speculative else ReplyPhase.MAKING
+        return StartReply(self._generation, speculative)
+
+    def _abandon(self) -> list[Action]:
+        if self._phase is not ReplyPhase.HELD:
+            return []
+        self._phase, self._made = ReplyPhase.NONE, False
+        return [AbandonReply(self._generation)]
+
+    def _stop(self, reason: StopReason, onset_ms: int | None = None) -> list[Action]:
+        return [StopReply(self._generation, reason, onset_ms), *self._end_reply()]
+
+    def _end_reply(self) -> list[Action]:
+        """The reply is over. Speech that overlapped it, if any, has the turn now."""
+        self._phase, self._made = ReplyPhase.NONE, False
+        start = self._overlap_ms
+        actions = self._end_overlap()
+        if start is not None:
+            actions.append(self._open(start))
+        return actions

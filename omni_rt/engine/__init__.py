@@ -1,0 +1,1 @@
+"""Engines that understand and speak, the seam they share, and the process that hosts them."""

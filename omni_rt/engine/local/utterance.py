@@ -1,0 +1,160 @@
+"""What the user is saying: its audio, what was understood of it, and which part of that can be relied on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from omni_rt.engine.api import INPUT_RATE, Pcm
+
+_FRAME = INPUT_RATE // 50
+_FRAMES_PER_S = INPUT_RATE // _FRAME
+# A frame this far below the loudest one of its utterance is a pause; so is one below the floor.
+_PAUSE_SHARE = 0.1
+_FLOOR = 20.0
+
+PAUSE_MS = 100
+
+# A piece is cut at a pause once it is _FROM long, and at its quietest place when it is _MOST long. Half a second at
+# either side must be there, so that the same pieces come out however much audio follows.
+_FROM_S, _MOST_S = 6, 20
+_WINDOW = _FRAMES_PER_S // 5
+_QUIET_SHARE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """Text of the first `samples` samples of an utterance."""
+
+    samples: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """After a chunk: samples so far, where the last loud frame ended, the loudest frame."""
+
+    samples: int = 0
+    loud_until: int = 0
+    peak: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Utterance:
+    """Audio is only ever added at the end, or cut back to an earlier end; `cuts` counts how often."""
+
+    item_id: str = ""
+    final: str | None = None
+    settled: list[Understood] = field(default_factory=list)
+    latest: Understood | None = None
+    stable: tuple[str, ...] = ()
+    cuts: int = 0
+    _chunks: list[Pcm] = field(default_factory=list)
+    _levels: list[_Level] = field(default_factory=lambda: [_Level()])
+
+    @property
+    def samples(self) -> int:
+        return self._levels[-1].samples
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks of audio there are; `cut` takes such a number."""
+        return len(self._chunks)
+
+    @property
+    def pausing(self) -> bool:
+        """Whether the speaker has stopped for PAUSE_MS."""
+        level = self._levels[-1]
+        return level.peak > 0 and level.samples - level.loud_until >= PAUSE_MS * INPUT_RATE // 1000
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was said after what is understood."""
+        return self.latest is not None and self.latest.samples >= self.needed
+
+    @property
+    def needed(self) -> int:
+        """Samples that must be understood for nothing to be missed."""
+        level = self._levels[-1]
+        return min(level.samples, level.loud_until + PAUSE_MS * INPUT_RATE // 1000) if level.peak else level.samples
+
+    def append(self, pcm: Pcm) -> None:
+        if not len(pcm):
+            return
+        last = self._levels[-1]
+        levels = _frame_levels(pcm)
+        peaks = np.maximum.accumulate(np.maximum(last.peak, np.where(levels > _FLOOR, levels, 0.0)))
+        loud = np.flatnonzero(levels > np.maximum(_FLOOR, _PAUSE_SHARE * peaks))
+        loud_until = last.samples + min((int(loud[-1]) + 1) * _FRAME, len(pcm)) if len(loud) else last.loud_until
+        self._chunks.append(pcm)
+        self._levels.append(_Level(last.samples + len(pcm), loud_until, float(peaks[-1])))
+
+    def cut(self, chunks: int) -> None:
+        """Go back to when there were `chunks` chunks; takes no time that grows with the audio."""
+        self.cuts += 1
+        del self._chunks[chunks:]
+        del self._levels[chunks + 1 :]
+        while self.settled and self.settled[-1].samples > self.samples:
+            self.settled.pop()
+        if self.latest is not None and self.latest.samples > self.samples:
+            self.latest = None
+            self.stable = ()
+
+    def audio(self, start: int = 0) -> Pcm:
+        """A copy of the audio from sample `start` on."""
+        chunks = []
+        for chunk, level in zip(reversed(self._chunks), reversed(self._levels), strict=False):
+            if level.samples <= start:
+                break
+            chunks.append(chunk)
+        if not chunks:
+            return np.zeros(0, np.int16)
+        joined = np.concatenate(chunks[::-1])
+        return joined[len(joined) - max(0, self.samples - start) :]
+
+    def understand(self, last: Understood) -> None:
+        """Take what was recognised behind the settled pieces; words that stand in two results running are stable."""
+        text = " ".join(part.text for part in (*self.settled, last) if part.text)
+        before = self.latest.text.split() if self.latest else []
+        now = text.split()
+        agreed = 0
+        for old, new in zip(before, now, strict=False):
+            if _plain(old) != _plain(new):
+                break
+            agreed += 1
+        self.stable = tuple(now[:agreed])
+        self.latest = Understood(last.samples, text)
+
+
+def next_cut(pcm: Pcm) -> int | None:
+    """Where to cut the first piece off long 16 kHz audio, in samples; None while it may stay whole."""
+    if len(pcm) < (_FROM_S + 1) * 2 * INPUT_RATE:
+        return None
+    levels = _frame_levels(pcm)
+    window = np.convolve(levels, np.ones(_WINDOW, np.float32) / _WINDOW, mode="valid")
+    loud = float(np.percentile(levels[: _FROM_S * _FRAMES_PER_S], 90))
+    reach = window[_FROM_S * _FRAMES_PER_S : _MOST_S * _FRAMES_PER_S]
+    reach = reach[: max(0, len(window) - _FROM_S * _FRAMES_PER_S - _FRAMES_PER_S)]
+    quiet = np.flatnonzero(reach < _QUIET_SHARE * loud)
+    if len(quiet):
+        place = int(quiet[0])
+    elif len(levels) >= (_MOST_S + 1) * _FRAMES_PER_S:
+        place = int(reach.argmin())
+    else:
+        return None
+    return (_FROM_S * _FRAMES_PER_S + place + _WINDOW // 2) * _FRAME
+
+
+def _frame_levels(pcm: Pcm) -> npt.NDArray[np.float32]:
+    """RMS of each 20 ms; a rest counts as a frame of its own."""
+    whole = len(pcm) // _FRAME * _FRAME
+    frames = pcm[:whole].reshape(-1, _FRAME).astype(np.float32)
+    levels = np.sqrt(np.einsum("ij,ij->i", frames, frames) / _FRAME)
+    rest = pcm[whole:].astype(np.float32)
+    return np.append(levels, np.sqrt(rest @ rest / len(rest))).astype(np.float32) if len(rest) else levels
+
+
+def _plain(word: str) -> str:
+    return word.strip(".,!?;:…").lower()

@@ -1,0 +1,91 @@
+"""Mixture of experts: a router picks a few small MLPs for every row."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from omni_rt.engine.qwen3_omni.layers import GatedMLP, linear
+from omni_rt.engine.qwen3_omni.spec import DecoderSpec
+
+
+class Router(nn.Module):
+    """Chooses `top_k` experts for a row and their weights, from a softmax in float32 over all of them."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(spec.experts, spec.hidden), requires_grad=False)
+        self.top_k = spec.top_k
+        self.normalise = spec.normalise_top_k
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, hidden] -> weights float32 [n, top_k], experts int64 [n, top_k]; all in float32, since a rounded score
+        sends a row to another expert."""
+        weights, experts = F.linear(rows.float(), self.weight.float()).softmax(-1).topk(self.top_k, dim=-1)
+        if self.normalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights, experts
+
+
+class Experts(nn.Module):
+    """The weights of all experts: `gate_up_proj` [experts, 2 * inner, hidden], `down_proj` [experts, hidden, inner]."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(spec.experts, 2 * spec.mlp, spec.hidden), requires_grad=False)
+        self.down_proj = nn.Parameter(torch.empty(spec.experts, spec.hidden, spec.mlp), requires_grad=False)
+
+    def forward(self, rows: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
+        """The weighted sum of each row's experts: [n, hidden], [n, top_k], int64 [n, top_k] -> float32 [n, hidden].
+
+        In bfloat16 on a GPU the experts run as grouped products whose shapes do not depend on the routing, without the
+        host waiting; elsewhere one expert after the other.
+        """
+        top_k = experts.shape[1]
+        chosen, order = experts.flatten().sort(stable=True)
+        picked = rows[order // top_k]
+        numbers = torch.arange(self.down_proj.shape[0], device=rows.device)
+        ends = torch.searchsorted(chosen, numbers, right=True, out_int32=True)
+        grouped = rows.is_cuda and rows.dtype == torch.bfloat16
+        apply = self._grouped if grouped else self._one_by_one
+        done = torch.empty_like(picked).index_copy_(0, order, apply(picked, ends))
+        return (done.view(-1, top_k, rows.shape[1]) * weights[..., None]).sum(1)
+
+    def _grouped(self, picked: Tensor, ends: Tensor) -> Tensor:
+        inner = F.grouped_mm(picked, self.gate_up_proj.transpose(1, 2), offs=ends)
+        gate, up = inner.chunk(2, dim=-1)
+        return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
+
+    def _one_by_one(self, picked: Tensor, ends: Tensor) -> Tensor:
+        out = torch.empty_like(picked)
+        start = 0
+        for number, end in enumerate(ends.tolist()):
+            if end > start:
+                gate, up = F.linear(picked[start:end], self.gate_up_proj[number]).chunk(2, dim=-1)
+                out[start:end] = F.linear(F.silu(gate) * up, self.down_proj[number])
+            start = end
+        return out
+
+
+class MixtureOfExperts(nn.Module):
+    """Routed experts and, where the spec has one, a shared expert behind a sigmoid gate."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.gate = Router(spec)
+        self.experts = Experts(spec)
+        self.shared_expert: GatedMLP | None = None
+        self.shared_expert_gate: nn.Linear | None = None
+        if spec.shared:
+            self.shared_expert = GatedMLP(spec.hidden, spec.shared)
+            self.shared_expert_gate = linear(spec.hidden, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float32 [..., hidden] to the same; the experts read it rounded to their dtype, the router as it is."""
+        wide = x.reshape(-1, x.shape[-1])
+        rows = wide.to(self.gate.weight.dtype)
+        out: Tensor = self.experts(rows, *self.gate(wide))
+        if self.shared_expert is not None and self.shared_expert_gate is not None:
+            out = out + self.shared_expert_gate(rows).sigmoid() * self.shared_expert(rows)
+        return out.view_as(x)

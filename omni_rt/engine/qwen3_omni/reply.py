@@ -1,0 +1,250 @@
+"""One reply in the making: the thinker writes, the talker speaks what is written, a frame of 80 ms at a time.
+
+The talker starts on the first spoken token and takes one token a frame; the thinker is kept a few tokens ahead of it.
+What the thinker thinks or calls is never spoken.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from omni_rt.engine.api import (
+    AudioDelta,
+    CallDelta,
+    Chunk,
+    EndReason,
+    Pcm,
+    ReplyEnd,
+    RespondOptions,
+    SessionSettings,
+    TextDelta,
+    Usage,
+)
+from omni_rt.engine.qwen3_omni import pieces
+from omni_rt.engine.qwen3_omni.context import Context, Turn
+from omni_rt.engine.qwen3_omni.heard import Pace
+from omni_rt.engine.qwen3_omni.parts import Parts
+from omni_rt.engine.qwen3_omni.reading import Call, Event, Problem, ReplyReader, Speak, Thought
+from omni_rt.engine.qwen3_omni.sampler import THINKER, SamplingRows, choose, noise
+from omni_rt.engine.qwen3_omni.speech import FRAME_S, Speech
+from omni_rt.engine.qwen3_omni.written import Kept, Written
+
+if TYPE_CHECKING:
+    from omni_rt.engine.qwen3_omni.conversation import Conversation
+
+log = logging.getLogger(__name__)
+
+PREFILL_ROWS = 512
+"""Most rows of one prefill step: what a reply of another session may have to wait for."""
+# Spoken tokens that the thinker is kept ahead of the talker.
+_AHEAD = 4
+# Sound kept before the ear, in seconds, while tokens are read.
+_LEAD_S = 0.24
+Put = Callable[[Chunk], None]
+
+
+class Reply:
+    """`put` takes the chunks. Lives on the scheduler's thread from `begin` on; `turn` is its place in the context."""
+
+    def __init__(self, parts: Parts, options: RespondOptions, put: Put) -> None:
+        self.generation = options.generation
+        self.turn = Turn("assistant")
+        self.ended = False
+        self._parts = parts
+        self._options = options
+        self._put = put
+        self._written = Written(parts.tokenizer)
+        self._begun = self._first = False
+        self._speech: Speech | None = None
+        self._spoken: deque[int] = deque()
+        self._thinking = True
+        self._last: Pcm | None = None  # kept back until all text is known
+        self._hint: Turn | None = None
+        self._most = min(options.max_tokens or parts.settings.max_reply_tokens, parts.settings.max_reply_tokens)
+        self._end_reason: EndReason = "completed"
+        self._input_tokens = 0
+        self._evaluated = 0
+        self._computed_before = 0
+        self._reader: ReplyReader
+        self._context: Context
+        self._pace: Pace
+        self._generator: torch.Generator
+        self._rows: SamplingRows
+        self._suppressed: Tensor
+
+    def begin(self, conversation: Conversation, settings: SessionSettings) -> None:
+        """Take the place behind all turns. What is said from here on belongs behind it."""
+        options, parts = self._options, self._parts
+        self._context, self._generator, self._pace = conversation.context, conversation.generator, conversation.pace
+        tools = settings.tools if options.tools is None else options.tools
+        forced = parts.prompt.forced_prefix(options.tool_choice, tools)
+        if options.instructions is not None or options.tools is not None:
+            hint = parts.prompt.system(options.instructions or "", tools)
+            self._hint = Turn("system", [pieces.text(hint)] if hint else [])
+            self._context.turns.append(self._hint)
+        self._reader = ReplyReader(parts.tokenizer, names=[tool.name for tool in tools])
+        self.turn.pieces = [pieces.text((*parts.prompt.assistant_open, *forced))]
+        self._context.turns.append(self.turn)
+        self._context.changed()
+        self._begun = True
+        self._computed_before = self._context.computed
+        temperature = next(
+            (t for t in (options.temperature, settings.temperature) if t is not None), THINKER.temperature
+        )
+        self._rows = SamplingRows.of([replace(THINKER, temperature=temperature)], parts.device)
+        self._suppressed = parts.suppressed(tools=bool(tools) and options.tool_choice != "none")
+        if options.audio and parts.omni.talker is not None:
+            self._speech = Speech(parts, self._context, settings.voice, self._generator)
+        for token in forced:
+            self._written.token(token)
+            self._take(self._reader.feed(token))
+
+    def deadline(self, now: float) -> float:
+        """The first packet before anything else; then each frame when the ear needs it."""
+        speech = self._speech
+        if not self._first:
+            return 0.0
+        if speech is None or speech.whole:
+            return now
+        if not speech.begun:
+            return 0.0 if self._spoken else now
+        return speech.deadline()
+
+    def step(self) -> None:
+        """The next token or frame."""
+        speech = self._speech if self._speech is not None and not self._speech.whole else None
+        if not self._first:
+            self._first_token()
+        elif self._thinking and (speech is None or (len(self._spoken) < _AHEAD and not self._frame_due())):
+            self._think()
+        elif speech is not None and (self._spoken or speech.begun):
+            self._speak()
+        else:
+            if self._last is not None:
+                self._put(AudioDelta(self.generation, self._last, self._written.text_left()))
+            self.end(self._end_reason)
+
+    def fail(self, code: str, message: str) -> None:
+        self._finish("failed", f"{code}: {message}")
+
+    def end(self, reason: EndReason) -> None:
+        """The last chunk; whatever was written stays in the context."""
+        self._finish(reason, "")
+
+    def heard(self, audio_ms: int) -> Kept:
+        """What was heard within the first `audio_ms` of sound."""
+        if audio_ms <= 0:
+            return self._written.calls_only()
+        if self._speech is None:
+            return self._written.everything()
+        played = audio_ms / (FRAME_S * 1000)
+        return self._written.heard(played, self._speech.frames, self._pace, whole=self._speech.whole)
+
+    def settle(self, ids: tuple[int, ...]) -> None:
+        """Make the turn what history shall hold of it."""
+        if not self._begun:
+            return
+        prompt = self._parts.prompt
+        self.turn.pieces = [pieces.text((*prompt.assistant_open, *ids, *prompt.assistant_close))] if ids else []
+        self._context.changed()
+
+    # -- inside
+
+    def _frame_due(self) -> bool:
+        """Whether a frame can be made and is more urgent than a token. Inside a block the text to speak is over: the
+        talker need not wait for what is not spoken."""
+        speech = self._speech
+        if speech is None or speech.whole or not (self._spoken or (speech.begun and not self._reader.speaking)):
+            return False
+        return not speech.begun or speech.deadline() < time.monotonic() + _LEAD_S
+
+    def _first_token(self) -> None:
+        if self._context.missing:
+            self._context.advance(PREFILL_ROWS)
+            if self._context.missing:
+                return
+        if self._speech is not None:
+            self._speech.prepare()
+        self._first = True
+        self._input_tokens = self._context.rows
+        self._evaluated = self._context.computed - self._computed_before
+        self._think()
+
+    def _think(self) -> None:
+        """Read one token; its own row is computed now only if another one follows it."""
+        if self._context.missing:
+            self._context.advance(PREFILL_ROWS)
+            if self._context.missing:
+                return
+        logits = self._parts.omni.thinker.logits(self._context.last_hidden()[None])
+        uniform = noise(self._generator, 1)
+        token = int(choose(logits, self._rows, uniform, suppressed=self._suppressed))
+        if token == self._parts.spec.tokens.im_end:
+            self._written_all("completed")
+            return
+        self._written.token(token)
+        self.turn.pieces.append(pieces.text((token,)))
+        self._context.changed()
+        self._take(self._reader.feed(token))
+        if len(self._written.ids) >= self._most or self._context.rows >= self._parts.context_tokens - 4:
+            self._written_all("max_tokens")
+
+    def _written_all(self, reason: EndReason) -> None:
+        self._thinking = False
+        self._end_reason = reason
+        self._take(self._reader.finish())
+
+    def _take(self, events: Iterable[Event]) -> None:
+        for event in events:
+            match event:
+                case Speak(text, ids):
+                    self._written.speak(text, ids)
+                    self._spoken += ids
+                    self._put(TextDelta(self.generation, text))
+                case Call(name, arguments):
+                    self._written.call(self._parts.prompt.call(name, arguments))
+                    self._put(CallDelta(self.generation, f"call_{secrets.token_hex(12)}", name, arguments))
+                case Thought():
+                    self._written.leave_out()
+                case Problem(code, message):
+                    self._written.leave_out()
+                    log.warning("reply %d: %s: %s", self.generation, code, message)
+
+    def _speak(self) -> None:
+        """One frame, with the next token of the text if there is one."""
+        assert self._speech is not None
+        token = self._spoken.popleft() if self._spoken else None
+        pcm = self._speech.frame(token, ended=not (self._thinking and self._reader.speaking))
+        if self._speech.whole:
+            self._last = pcm
+        elif pcm is not None:
+            self._put(AudioDelta(self.generation, pcm, self._written.tell(self._speech.tokens)))
+
+    def _finish(self, reason: EndReason, error: str) -> None:
+        if self.ended:
+            return
+        self.ended = True
+        if not self._begun:
+            self._put(ReplyEnd(self.generation, reason, Usage(), error))
+            return
+        if self._speech is not None:
+            self._speech.close()
+            if self._speech.whole:
+                self._pace.learn(self._written.text, self._speech.frames)
+        if self._thinking and not self._reader.speaking:
+            self._written.leave_out()
+        if self._hint is not None and self._hint in self._context.turns:
+            self._context.turns.remove(self._hint)
+        self.settle(self._written.everything().ids)
+        audio_ms = round(self._speech.frames * FRAME_S * 1000) if self._speech is not None else 0
+        usage = Usage(self._input_tokens, self._evaluated, len(self._written.ids), audio_ms)
+        self._put(ReplyEnd(self.generation, reason, usage, error))

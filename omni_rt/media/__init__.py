@@ -1,0 +1,1 @@
+"""Sound and pictures: PCM, Opus, loss repair, voice activity, end of turn, camera frame sampling."""

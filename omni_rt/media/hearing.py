@@ -1,0 +1,161 @@
+"""A session's ears: microphone audio in on the event loop, judgements back on it, the models in threads beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EndScore
+from omni_rt.engine.api import Pcm
+from omni_rt.media.end_of_turn import SPAN_MS, SmartTurn
+from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
+
+logger = logging.getLogger(__name__)
+
+Report = Callable[[Activity | EndScore], None]
+
+_BATCH = 16  # windows judged before another session has its turn, about 2 ms of work
+_BACKLOG_MS = 300_000
+_BACKLOG = _BACKLOG_MS // WINDOW_MS
+_HISTORY = (SPAN_MS + 2000) // WINDOW_MS
+
+
+class Ears:
+    """The models and their threads, shared by all sessions of a process: one for activity, one for ends of turn, so
+    that no session's activity waits behind another's end of turn."""
+
+    def __init__(self, vad: SileroVad, smart_turn: SmartTurn) -> None:
+        self.vad = vad
+        self.smart_turn = smart_turn
+        self.activity_thread = ThreadPoolExecutor(1, "activity")
+        self.score_thread = ThreadPoolExecutor(1, "end-of-turn")
+
+    @classmethod
+    def load(cls, vad_model: Path, smart_turn_model: Path) -> Ears:
+        """Blocks for some 0.3 s; not for the event loop."""
+        return cls(SileroVad(vad_model), SmartTurn(smart_turn_model))
+
+    def listen(self, report: Report) -> Hearing:
+        """A new session's hearing; call it on the event loop, where `report`, which must not raise, will be called."""
+        return Hearing(self, report)
+
+    def close(self) -> None:
+        """Stop the threads; every Hearing must be closed before."""
+        self.activity_thread.shutdown(cancel_futures=True)
+        self.score_thread.shutdown(cancel_futures=True)
+
+
+class Hearing:
+    """One session's hearing. All methods belong to the event loop and return at once.
+
+    Every 32 ms window is reported as one Activity, in order, whatever happens. Audio may come faster than real time;
+    once 300 s wait to be judged, the oldest waiting windows are reported unjudged, with the last known probability,
+    and the log says so.
+    """
+
+    def __init__(self, ears: Ears, report: Report) -> None:
+        self._ears = ears
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._state = VadState()
+        self._rest: Pcm = np.zeros(0, np.int16)
+        self._fed = 0
+        self._history: deque[Pcm] = deque()
+        self._waiting: deque[Pcm] = deque()
+        self._judging = False
+        self._unjudged = 0
+        self._last = Activity(0, 0.0)
+        self._closed = False
+
+    def feed(self, pcm: Pcm) -> None:
+        """Hear the next 16 kHz samples, any number of them; after `close` they are ignored.
+
+        Raises TypeError when they are not integers of 16 bits.
+        """
+        if self._closed:
+            return
+        samples = np.concatenate([self._rest, pcm], dtype=np.int16, casting="safe")
+        whole = len(samples) // WINDOW * WINDOW
+        self._rest = samples[whole:]
+        for window in samples[:whole].reshape(-1, WINDOW):
+            self._fed += WINDOW
+            self._history.append(window)
+            self._waiting.append(window)
+            if len(self._waiting) > _BACKLOG:
+                self._skip()
+            self._judge_next()
+
+    def score_end(self, at_ms: int, from_ms: int = 0) -> None:
+        """Ask whether the turn that began at `from_ms` is over, judged on its last 8 s up to `at_ms`.
+
+        The EndScore follows. Whole windows count, from 10 s before the last one reported.
+        """
+        first = self._fed - len(self._history) * WINDOW
+        heard = np.concatenate([*self._history, np.zeros(0, np.int16)])
+        turn = heard[max(0, from_ms * SAMPLES_PER_MS - first) : max(0, at_ms * SAMPLES_PER_MS - first)]
+
+        def scored(done: asyncio.Future[float]) -> None:
+            if not done.cancelled():
+                self._tell(EndScore(at_ms, done.result()))
+
+        self._loop.run_in_executor(self._ears.score_thread, self._ears.smart_turn.score, turn).add_done_callback(scored)
+
+    def reset(self) -> None:
+        """Forget what the detector adapted to (another microphone, a reconnect); the timeline runs on."""
+        self._state = VadState()
+
+    def close(self) -> None:
+        """Report nothing more; safe to call twice."""
+        self._closed = True
+        self._waiting.clear()
+
+    def _judge_next(self) -> None:
+        if self._judging or not self._waiting:
+            return
+        self._judging = True
+        batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        step, state = self._ears.vad.step, self._state
+
+        def judge() -> list[float]:
+            return [step(state, window) for window in batch]
+
+        def judged(done: asyncio.Future[list[float]]) -> None:
+            self._judging = False
+            if done.cancelled() or self._closed:
+                return
+            if error := done.exception():
+                logger.error("voice activity failed, %d windows go unjudged", len(batch), exc_info=error)
+                self._unjudged += len(batch)
+                self._state = VadState()
+            self._advance([] if error else done.result())
+            self._judge_next()
+
+        self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
+
+    def _advance(self, judged: list[float]) -> None:
+        speech = [*judged, *[None] * self._unjudged]
+        self._unjudged = 0
+        for probability in speech:
+            self._last = Activity(
+                self._last.at_ms + WINDOW_MS, self._last.speech if probability is None else probability
+            )
+            self._tell(self._last)
+        while len(self._history) > _HISTORY + len(self._waiting):
+            self._history.popleft()
+
+    def _skip(self) -> None:
+        # what is skipped directly follows the batch being judged, and is reported after it
+        self._waiting.popleft()
+        self._unjudged += 1
+        if self._unjudged == 1:
+            logger.warning("hearing is %d s behind and skips what waits longest", _BACKLOG_MS // 1000)
+
+    def _tell(self, event: Activity | EndScore) -> None:
+        if not self._closed:
+            self._report(event)

@@ -1,0 +1,213 @@
+"""The protocol's client events: parsed, checked, and named in errors when they are wrong."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.settings import FunctionTool, ToolChoice, wire_error
+
+
+class ClientEvent(BaseModel):
+    """What every client event has. Unknown fields are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    event_id: str | None = Field(None, max_length=512)
+
+
+class InputText(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["input_text"]
+    text: str
+
+
+class InputAudio(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["input_audio"]
+    audio: str | None = None
+    transcript: str | None = None
+
+
+class InputImage(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["input_image"]
+    image_url: str
+    detail: Literal["auto", "low", "high"] = "auto"
+
+
+class OutputText(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["output_text", "text"]
+    text: str
+
+
+class OutputAudio(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    type: Literal["output_audio"]
+    transcript: str | None = None
+    audio: str | None = None
+
+
+ContentPart = Annotated[InputText | InputAudio | InputImage | OutputText | OutputAudio, Field(discriminator="type")]
+
+
+class WireItem(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str | None = Field(None, min_length=1, max_length=128)
+    object: Literal["realtime.item"] | None = None
+    status: str | None = None
+
+
+class MessageItem(WireItem):
+    type: Literal["message"]
+    role: Literal["system", "user", "assistant"]
+    content: tuple[ContentPart, ...] = Field(min_length=1)
+
+
+class CallItem(WireItem):
+    type: Literal["function_call"]
+    name: str
+    call_id: str | None = None
+    arguments: str
+
+
+class CallOutputItem(WireItem):
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str
+
+
+AnyItem = Annotated[MessageItem | CallItem | CallOutputItem, Field(discriminator="type")]
+
+
+class ResponseParams(BaseModel):
+    """What a `response.create` may set for one reply."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    instructions: str | None = None
+    output_modalities: tuple[Literal["audio", "text"], ...] | None = Field(None, min_length=1, max_length=1)
+    tools: tuple[FunctionTool, ...] | None = None
+    tool_choice: ToolChoice | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
+    metadata: dict[str, str] | None = None
+    conversation: Literal["auto"] = "auto"
+    audio: dict[str, Any] | None = None
+
+
+class SessionUpdate(ClientEvent):
+    type: Literal["session.update"]
+    session: dict[str, Any]
+
+
+class AudioAppend(ClientEvent):
+    type: Literal["input_audio_buffer.append"]
+    audio: str
+
+
+class AudioCommit(ClientEvent):
+    type: Literal["input_audio_buffer.commit"]
+
+
+class AudioClear(ClientEvent):
+    type: Literal["input_audio_buffer.clear"]
+
+
+class OutputClear(ClientEvent):
+    type: Literal["output_audio_buffer.clear"]
+
+
+class ItemCreate(ClientEvent):
+    type: Literal["conversation.item.create"]
+    item: AnyItem
+    previous_item_id: str | None = None
+
+
+class ItemRetrieve(ClientEvent):
+    type: Literal["conversation.item.retrieve"]
+    item_id: str
+
+
+class ItemDelete(ClientEvent):
+    type: Literal["conversation.item.delete"]
+    item_id: str
+
+
+class ItemTruncate(ClientEvent):
+    type: Literal["conversation.item.truncate"]
+    item_id: str
+    content_index: int = Field(0, ge=0)
+    audio_end_ms: int = Field(ge=0)
+
+
+class ResponseCreate(ClientEvent):
+    type: Literal["response.create"]
+    response: ResponseParams | None = None
+
+
+class ResponseCancel(ClientEvent):
+    type: Literal["response.cancel"]
+    response_id: str | None = None
+
+
+AnyEvent = (
+    SessionUpdate
+    | AudioAppend
+    | AudioCommit
+    | AudioClear
+    | OutputClear
+    | ItemCreate
+    | ItemRetrieve
+    | ItemDelete
+    | ItemTruncate
+    | ResponseCreate
+    | ResponseCancel
+)
+
+_EVENTS: dict[str, TypeAdapter[AnyEvent]] = {
+    kind.model_fields["type"].annotation.__args__[0]: TypeAdapter(kind) for kind in AnyEvent.__args__
+}
+
+
+def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
+    """One client event. Raises WireError naming what is wrong with it; the client's event id is in the error."""
+    size = len(raw)
+    if size > max_bytes:
+        raise WireError("event_too_large", f"The event has {size} bytes; at most {max_bytes} are taken.")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise WireError("invalid_json", f"The event is not valid JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise WireError("invalid_json", "An event is a JSON object with a 'type'.")
+    named = data.get("event_id")
+    event_id = named if isinstance(named, str) else None
+    kind = data.get("type")
+    if not isinstance(kind, str):
+        raise WireError("missing_required_parameter", "Missing required parameter: 'type'.", "type", event_id)
+    adapter = _EVENTS.get(kind)
+    if adapter is None:
+        raise WireError(
+            "unknown_event", f"Unknown event type {kind[:80]!r}; there are: {', '.join(_EVENTS)}.", "type", event_id
+        )
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        fault = wire_error(error, "event")
+        param = (fault.param or "").removeprefix("event.")
+        raise WireError(fault.code, str(fault).replace("event.", "", 1), param, event_id) from error
+
+
+def decode_base64(text: str, param: str) -> bytes:
+    """Raises WireError naming `param` when the text is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WireError("invalid_base64", f"'{param}' is not valid base64: {error}.", param) from error

@@ -1,0 +1,111 @@
+"""Conversation items on the wire and inside: decoding what clients send, echoing what there is."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from omni_rt.core.conversation import Item, Part, Picture, Speech, Text
+from omni_rt.engine.api import Pcm, Rgb, ToolCall
+from omni_rt.media.resample import resample
+from omni_rt.realtime.client_events import (
+    AnyItem,
+    CallItem,
+    CallOutputItem,
+    ContentPart,
+    InputAudio,
+    InputImage,
+    MessageItem,
+    OutputAudio,
+    decode_base64,
+)
+from omni_rt.realtime.errors import WireError
+
+WIRE_RATE = 24_000
+MAX_PIXELS = 40_000_000
+
+
+def decode_item(item: AnyItem, item_id: str, call_id: str) -> Item:
+    """An item as the client wrote it. Raises WireError naming the field that cannot be used."""
+    match item:
+        case CallItem():
+            return Item(
+                item_id, "function_call", "assistant", call=ToolCall(item.call_id or call_id, item.name, item.arguments)
+            )
+        case CallOutputItem():
+            return Item(item_id, "function_call_output", result_of=item.call_id, output=item.output)
+        case MessageItem():
+            parts = tuple(_part(part, item.role, f"item.content.{n}") for n, part in enumerate(item.content))
+            return Item(item_id, "message", item.role, parts)
+
+
+def _part(part: ContentPart, role: str, path: str) -> Part:
+    wanted = {"user": "input_", "system": "input_text", "assistant": "output_"}[role]
+    if not part.type.startswith(wanted) and not (role == "assistant" and part.type == "text"):
+        raise WireError("invalid_value", f"A {role} message cannot have content of type {part.type!r}.", f"{path}.type")
+    match part:
+        case InputAudio():
+            pcm = decode_pcm(part.audio or "", f"{path}.audio")
+            return Speech(part.transcript, resample(pcm, WIRE_RATE, 16_000), len(pcm) * 1000 // WIRE_RATE)
+        case InputImage():
+            return Picture(decode_image(part.image_url, f"{path}.image_url"), part.image_url, part.detail)
+        case OutputAudio():
+            return Speech(part.transcript or "")
+        case _:
+            return Text(part.text)
+
+
+def decode_pcm(text: str, param: str) -> Pcm:
+    """Base64 of 24 kHz mono little-endian int16. Raises WireError."""
+    data = decode_base64(text, param)
+    if len(data) % 2:
+        raise WireError("invalid_audio", f"'{param}' has {len(data)} bytes; 16-bit samples come in pairs.", param)
+    return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
+
+
+def encode_pcm(pcm: Pcm) -> str:
+    return base64.b64encode(pcm.astype("<i2", copy=False).tobytes()).decode("ascii")
+
+
+def decode_image(url: str, param: str) -> Rgb:
+    """A data URL of a PNG or JPEG as RGB pixels. Raises WireError; nothing is ever fetched."""
+    head, comma, body = url.partition(",")
+    if not comma or head not in ("data:image/png;base64", "data:image/jpeg;base64"):
+        raise WireError(
+            "invalid_image",
+            f"'{param}' must be a data URL, 'data:image/png;base64,...' or 'data:image/jpeg;base64,...'.",
+            param,
+        )
+    data = decode_base64(body, param)
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise WireError("invalid_image", f"'{param}' has more than {MAX_PIXELS} pixels.", param)
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise WireError("invalid_image", f"'{param}' is no readable PNG or JPEG: {error}.", param) from error
+
+
+def encode_item(item: Item) -> dict[str, Any]:
+    """The item as events carry it; audio is left out, as the protocol does."""
+    body: dict[str, Any] = {"id": item.id, "object": "realtime.item", "type": item.kind, "status": item.status}
+    if item.kind == "function_call" and item.call is not None:
+        return body | {"call_id": item.call.call_id, "name": item.call.name, "arguments": item.call.arguments}
+    if item.kind == "function_call_output":
+        return body | {"call_id": item.result_of, "output": item.output}
+    return body | {"role": item.role, "content": [encode_part(part, item.role) for part in item.parts]}
+
+
+def encode_part(part: Part, role: str) -> dict[str, Any]:
+    side = "output" if role == "assistant" else "input"
+    match part:
+        case Text():
+            return {"type": f"{side}_text", "text": part.text}
+        case Speech():
+            return {"type": f"{side}_audio", "transcript": part.transcript}
+        case Picture():
+            return {"type": "input_image", "image_url": part.url, "detail": part.detail}

@@ -1,0 +1,190 @@
+"""The session object of the protocol: what clients may set, how an update merges, how it is echoed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from omni_rt.engine.api import Capabilities, EngineError, Tool
+from omni_rt.engine.tool_schema import check_tools
+from omni_rt.realtime.errors import WireError
+
+
+class WireModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PcmFormat(WireModel):
+    type: Literal["audio/pcm"] = "audio/pcm"
+    rate: Literal[24000] = 24000
+
+
+class ServerVad(WireModel):
+    type: Literal["server_vad"] = "server_vad"
+    threshold: float | None = Field(None, ge=0.0, le=1.0)
+    prefix_padding_ms: int | None = Field(None, ge=0, le=2000)
+    silence_duration_ms: int = Field(500, ge=0, le=10_000)
+    idle_timeout_ms: int | None = Field(None, ge=5000, le=30_000)
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+class SemanticVad(WireModel):
+    type: Literal["semantic_vad"] = "semantic_vad"
+    eagerness: Literal["low", "medium", "high", "auto"] = "auto"
+    create_response: bool = True
+    interrupt_response: bool = True
+
+
+TurnDetection = Annotated[ServerVad | SemanticVad, Field(discriminator="type")]
+
+
+class Transcription(WireModel):
+    """How the client would like to be transcribed; the engine has one way, so only `language` means anything."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: str | None = None
+    language: str | None = None
+
+
+class InputAudio(WireModel):
+    format: PcmFormat = PcmFormat()
+    transcription: Transcription | None = Transcription()
+    noise_reduction: dict[str, Any] | None = None
+    turn_detection: TurnDetection | None = SemanticVad()
+
+
+class OutputAudio(WireModel):
+    format: PcmFormat = PcmFormat()
+    voice: str | dict[str, str] = ""
+    speed: float = Field(1.0, ge=1.0, le=1.0)
+
+
+class Audio(WireModel):
+    input: InputAudio = InputAudio()
+    output: OutputAudio = OutputAudio()
+
+
+class FunctionTool(WireModel):
+    type: Literal["function"] = "function"
+    name: str = Field(min_length=1, max_length=128)
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class FunctionChoice(WireModel):
+    type: Literal["function"] = "function"
+    name: str
+
+
+ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
+
+
+class WireSession(WireModel):
+    """A `realtime` session, whole. Every default is the server's."""
+
+    type: Literal["realtime"] = "realtime"
+    object: Literal["realtime.session"] = "realtime.session"
+    id: str = ""
+    model: str = ""
+    instructions: str = Field("", max_length=100_000)
+    output_modalities: tuple[Literal["audio", "text"], ...] = Field(("audio",), min_length=1, max_length=1)
+    audio: Audio = Audio()
+    tools: tuple[FunctionTool, ...] = ()
+    tool_choice: ToolChoice = "auto"
+    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
+    truncation: Literal["auto", "disabled"] | dict[str, Any] = "auto"
+    include: tuple[str, ...] | None = None
+    tracing: Literal["auto"] | dict[str, Any] | None = None
+    prompt: dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: dict[str, Any] | None = None
+
+    @property
+    def voice(self) -> str:
+        named = self.audio.output.voice
+        return named if isinstance(named, str) else named.get("id", "")
+
+    @property
+    def speaks(self) -> bool:
+        return self.output_modalities == ("audio",)
+
+    @property
+    def max_tokens(self) -> int | None:
+        return None if self.max_output_tokens == "inf" else self.max_output_tokens
+
+    def echo(self) -> dict[str, Any]:
+        """The object as `session.created` and `session.updated` carry it."""
+        return self.model_dump(mode="json")
+
+
+# These are replaced as a whole by an update; every other object merges field by field.
+REPLACED = {"audio.input.turn_detection", "audio.input.transcription", "audio.input.noise_reduction", "tool_choice"}
+SERVER_OWNED = ("id", "object", "expires_at")
+# What a validation error's path names beside fields: the member of a union that was tried.
+UNION_TAGS = {
+    *("server_vad", "semantic_vad", "function", "FunctionChoice"),
+    *("message", "function_call", "function_call_output"),
+    *("input_text", "input_audio", "input_image", "output_text", "output_audio", "text"),
+}
+
+
+def merge(current: WireSession, update: Mapping[str, Any], capabilities: Capabilities) -> WireSession:
+    """The session after a client's `session.update`: what it omits stays, null clears. Raises WireError."""
+    if update.get("type", "realtime") != "realtime":
+        raise WireError("invalid_value", "Only sessions of type 'realtime' are served here.", "session.type")
+    update = {key: value for key, value in update.items() if key not in SERVER_OWNED}
+    merged = _merge(current.model_dump(), update, "")
+    try:
+        session = WireSession.model_validate(merged)
+    except ValidationError as error:
+        raise wire_error(error, "session") from error
+    _check(session, capabilities)
+    return session
+
+
+def _merge(current: dict[str, Any], update: Mapping[str, Any], path: str) -> dict[str, Any]:
+    merged = dict(current)
+    for key, value in update.items():
+        here = f"{path}.{key}" if path else key
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, dict) and here not in REPLACED:
+            merged[key] = _merge(old, value, here)
+        elif value is None and key in WireSession.model_fields and path == "":
+            merged[key] = WireSession.model_fields[key].get_default(call_default_factory=True)
+        else:
+            merged[key] = value
+    return merged
+
+
+def wire_error(error: ValidationError, root: str) -> WireError:
+    """The first fault of a validation, with the field's path as `param`."""
+    fault = error.errors(include_url=False)[0]
+    path = ".".join([root, *(str(part) for part in fault["loc"] if part not in UNION_TAGS)])
+    if fault["type"] == "extra_forbidden":
+        return WireError("unknown_parameter", f"Unknown parameter: '{path}'.", path)
+    if fault["type"] == "missing":
+        return WireError("missing_required_parameter", f"Missing required parameter: '{path}'.", path)
+    return WireError("invalid_value", f"Invalid value for '{path}': {fault['msg']}.", path)
+
+
+def _check(session: WireSession, capabilities: Capabilities) -> None:
+    if session.voice and session.voice not in capabilities.voices:
+        raise WireError(
+            "invalid_value",
+            f"There is no voice {session.voice!r} here; there are: {', '.join(capabilities.voices)}.",
+            "session.audio.output.voice",
+        )
+    if session.tools and not capabilities.tools:
+        raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", "session.tools")
+    try:
+        check_tools(tools_of(session.tools))
+    except EngineError as error:
+        raise WireError(error.code, f"{error}.", "session.tools") from error
+
+
+def tools_of(session_tools: tuple[FunctionTool, ...]) -> tuple[Tool, ...]:
+    return tuple(Tool(tool.name, tool.description, tool.parameters) for tool in session_tools)

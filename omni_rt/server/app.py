@@ -1,0 +1,132 @@
+"""The server: the page, calls, the WebSocket, health and metrics, in one process beside the engine's worker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from omni_rt.config import Settings, cache_dir
+from omni_rt.engine.api import EngineError
+from omni_rt.engine.remote import RemoteEngine
+from omni_rt.media.hearing import Ears, Hearing, Report
+from omni_rt.models.store import ModelMissing, ModelStore
+from omni_rt.server.calls import Calls
+from omni_rt.server.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+WEB_DIR = Path(__file__).resolve().parents[2] / "web"
+# Larger events than the protocol layer takes must still reach it, so that it can refuse them by name.
+WEBSOCKET_FRAME_LIMIT = 64 * 2**20
+
+
+class Server:
+    """Everything one server process holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.engine = RemoteEngine(settings)
+        self.metrics = Metrics()
+        self._ears: Ears | None = None
+        self.calls = Calls(settings, self.engine, self._listen, self.metrics)
+        self.app = Starlette(
+            routes=[
+                Route("/v1/realtime/calls", self.calls.create, methods=["POST"]),
+                Route("/v1/realtime/calls/{call_id}/hangup", self.calls.hangup, methods=["POST"]),
+                WebSocketRoute("/v1/realtime", self.calls.websocket),
+                Route("/healthz", self.healthz),
+                Route("/readyz", self.readyz),
+                Route("/metrics", self.show_metrics),
+                Mount("/", StaticFiles(directory=WEB_DIR, html=True)),
+            ],
+        )
+
+    async def start(self) -> None:
+        """Load everything. Raises ModelMissing or EngineError with the cause and the remedy."""
+        store = ModelStore(cache_dir())
+        vad, smart_turn = (store.path(name) for name in ("silero-vad-v6", "smart-turn-v3.2"))
+        self._ears = await asyncio.to_thread(Ears.load, vad, smart_turn)
+        await self.engine.start()
+
+    async def stop(self) -> None:
+        """End all sessions and the engine's worker."""
+        await self.calls.places.close("the server is shutting down")
+        await self.engine.close()
+        if self._ears is not None:
+            self._ears.close()
+
+    def _listen(self, report: Report) -> Hearing:
+        assert self._ears is not None
+        return self._ears.listen(report)
+
+    async def healthz(self, _: Request) -> Response:
+        """The process lives."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, _: Request) -> Response:
+        """New sessions can be served: 200, else 503 and why not."""
+        health = self.engine.health
+        body = {
+            "status": health.state,
+            "engine": self.settings.engine.kind,
+            "pid": os.getpid(),
+            "worker_pid": health.pid,
+            "worker_restarts": health.restarts,
+            "message": health.message,
+            "sessions": len(self.calls.places),
+            "max_sessions": self.settings.server.max_sessions,
+        }
+        return JSONResponse(body, 200 if health.state == "ready" else 503)
+
+    async def show_metrics(self, _: Request) -> Response:
+        self.metrics.worker_restarts.set(self.engine.health.restarts)
+        self.metrics.observe_transports(session.transport for session in self.calls.places)
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until interrupted; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aioice").setLevel(logging.WARNING)
+    if sys.platform == "win32":
+        return asyncio.run(_serve(settings))
+    import uvloop
+
+    return uvloop.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    server = Server(settings)
+    config = uvicorn.Config(
+        server.app,
+        host=settings.server.host,
+        port=settings.server.port,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws_max_size=WEBSOCKET_FRAME_LIMIT,
+        timeout_graceful_shutdown=5,
+    )
+    http = uvicorn.Server(config)
+    try:
+        await server.start()
+        log.info("ready: http://%s:%d", settings.server.host, settings.server.port)
+        await http.serve()
+    except (EngineError, ModelMissing) as error:
+        log.error("the server cannot start: %s", error)
+        return 1
+    finally:
+        await server.stop()
+    return 0 if http.started else 1

@@ -1,0 +1,51 @@
+"""The sessions being served, and the door: one more than allowed is told so at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from omni_rt.realtime.errors import WireError
+from omni_rt.session.session import Session
+
+
+class Places:
+    """At most `limit` sessions at once; a session's place is free again as soon as it has ended."""
+
+    def __init__(self, limit: int, on_change: Callable[[int], None] = lambda _: None) -> None:
+        self._limit = limit
+        self._sessions: dict[str, Session] = {}
+        self._on_change = on_change
+        self._ends: set[asyncio.Task[None]] = set()
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, session_id: str) -> Session | None:
+        return self._sessions.get(session_id)
+
+    def admit(self, session: Session) -> None:
+        """Take a place until the session ends. Raises WireError `busy`."""
+        if len(self._sessions) >= self._limit:
+            raise WireError(
+                "busy",
+                f"All {self._limit} places are taken; try again in a moment.",
+                kind="server_error",
+            )
+        self._sessions[session.id] = session
+        self._on_change(len(self._sessions))
+        task = asyncio.get_running_loop().create_task(self._leave(session))
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+
+    async def close(self, reason: str) -> None:
+        """End all sessions."""
+        await asyncio.gather(*(session.close(reason) for session in self))
+
+    async def _leave(self, session: Session) -> None:
+        await session.ended.wait()
+        del self._sessions[session.id]
+        self._on_change(len(self._sessions))

@@ -1,0 +1,1 @@
+"""One person's conversation: joins hearing, core, engine and transport."""

@@ -1,0 +1,189 @@
+"""Carries out client events on a session, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from omni_rt.core.conversation import Item, Speech, Text, UnknownItem
+from omni_rt.media.resample import Resampler
+from omni_rt.realtime.client_events import (
+    AnyEvent,
+    AudioAppend,
+    AudioClear,
+    AudioCommit,
+    ItemCreate,
+    ItemDelete,
+    ItemRetrieve,
+    ItemTruncate,
+    MessageItem,
+    OutputClear,
+    ResponseCancel,
+    ResponseCreate,
+    SessionUpdate,
+    parse,
+)
+from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.items import WIRE_RATE, decode_item, decode_pcm, encode_item
+from omni_rt.realtime.settings import merge
+from omni_rt.realtime.writer import new_id
+from omni_rt.session.policy import duplex_policy, engine_settings
+from omni_rt.session.session import Session
+
+log = logging.getLogger(__name__)
+
+# Less audio than this is no utterance.
+MIN_COMMIT_MS = 100
+# Longest stretch of audio that enters the session at once, so that an upload does not hold the event loop.
+APPEND_STEP = 16_000
+
+
+async def read_events(session: Session) -> None:
+    """Consume a session's client events until cancelled; whatever is wrong with one costs only that one."""
+    commands = _Commands(session)
+    while True:
+        raw = await session.next_event()
+        try:
+            event = parse(raw, session.settings.server.max_event_bytes)
+        except WireError as error:
+            session.events.error(error)
+            continue
+        try:
+            await commands.do(event)
+        except WireError as error:
+            error.event_id = event.event_id
+            session.events.error(error)
+        except UnknownItem as error:
+            session.events.error(
+                WireError("item_not_found", f"There is no item {error.args[0]!r}.", "item_id", event.event_id)
+            )
+        except Exception as error:
+            log.exception("session %s: %s failed", session.id, event.type)
+            session.events.error(
+                WireError("internal", f"The server failed: {error}.", None, event.event_id, "server_error")
+            )
+
+
+class _Commands:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._resampler = Resampler(WIRE_RATE, 16_000)
+
+    async def do(self, event: AnyEvent) -> None:
+        match event:
+            case SessionUpdate():
+                self._update(event)
+            case AudioAppend():
+                await self._append(event)
+            case AudioCommit():
+                self._commit()
+            case AudioClear():
+                self._session.act(self._session.duplex.clear_by_client())
+                self._session.events.emit("input_audio_buffer.cleared")
+            case OutputClear():
+                self._session.act(self._session.duplex.clear_output())
+            case ItemCreate():
+                await self._create_item(event)
+            case ItemRetrieve():
+                item = self._session.conversation.get(event.item_id)
+                self._session.events.emit("conversation.item.retrieved", item=encode_item(item))
+            case ItemDelete():
+                self._session.conversation.remove(event.item_id)
+                self._rebuild_context()
+                self._session.events.item_deleted(event.item_id)
+            case ItemTruncate():
+                self._truncate(event)
+            case ResponseCreate():
+                self._create_response(event)
+            case ResponseCancel():
+                self._cancel(event)
+
+    def _update(self, event: SessionUpdate) -> None:
+        session = self._session
+        wire = merge(session.wire, event.session, session.capabilities)
+        if session.replies.spoke and wire.voice != session.wire.voice:
+            raise WireError(
+                "cannot_update_voice", "The voice is fixed once it was heard.", "session.audio.output.voice"
+            )
+        before, session.wire = session.wire, wire
+        if engine_settings(wire) != engine_settings(before) and session.link.session is not None:
+            session.link.session.configure(engine_settings(wire))
+        session.act(session.duplex.set_policy(duplex_policy(wire, session.settings.turn)))
+        session.events.session("session.updated", wire)
+
+    async def _append(self, event: AudioAppend) -> None:
+        pcm = self._resampler.feed(decode_pcm(event.audio, "audio"))
+        for start in range(0, len(pcm), APPEND_STEP):
+            self._session.on_audio(pcm[start : start + APPEND_STEP], False)
+            await asyncio.sleep(0)
+
+    def _commit(self) -> None:
+        session = self._session
+        if session.utterance_ms < MIN_COMMIT_MS:
+            raise WireError(
+                "input_audio_buffer_commit_empty",
+                f"There are {session.utterance_ms} ms of speech in the buffer; a commit needs {MIN_COMMIT_MS}.",
+            )
+        session.act(session.duplex.commit_by_client(session.now_ms))
+
+    async def _create_item(self, event: ItemCreate) -> None:
+        session = self._session
+        item_id, call_id = event.item.id or new_id("item"), new_id("call")
+        if isinstance(event.item, MessageItem) and any(part.type != "input_text" for part in event.item.content):
+            item = await asyncio.to_thread(decode_item, event.item, item_id, call_id)
+        else:
+            item = decode_item(event.item, item_id, call_id)
+        at_end = event.previous_item_id in (None, session.conversation.last_id())
+        try:
+            previous = session.conversation.add(item, event.previous_item_id)
+        except ValueError as error:
+            raise WireError("item_exists", f"{error}.", "item.id") from error
+        if at_end:
+            self._append_to_context(item)
+        else:
+            self._rebuild_context()
+        session.events.item(item, previous)
+
+    def _append_to_context(self, item: Item) -> None:
+        engine = self._session.link.session
+        if engine is None:
+            return
+        if item.kind == "function_call_output":
+            engine.append_tool_result(item.result_of, item.output, item.id)
+        elif item.kind == "message" and all(isinstance(part, Text) for part in item.parts):
+            engine.append_text(item.text, item.role, item.id)
+        else:
+            self._rebuild_context()
+
+    def _rebuild_context(self) -> None:
+        """For what cannot be appended: the engine keeps its cache as far as the items agree."""
+        session = self._session
+        if session.link.session is not None:
+            session.act(session.duplex.cancel_reply())
+            session.link.session.restore(session.conversation.context())
+            session.on_engine_back()
+
+    def _truncate(self, event: ItemTruncate) -> None:
+        session = self._session
+        item = session.conversation.get(event.item_id)
+        if not any(isinstance(part, Speech) for part in item.parts) or item.role != "assistant":
+            raise WireError("invalid_value", "Only the assistant's spoken messages can be truncated.", "item_id")
+        if session.replies.speaking_item == event.item_id:
+            session.act(session.duplex.cancel_reply())
+        session.replies.truncate(event.item_id, event.audio_end_ms)
+
+    def _create_response(self, event: ResponseCreate) -> None:
+        session = self._session
+        if session.duplex.making:
+            raise WireError(
+                "conversation_already_has_active_response", "A response is being made; cancel it or wait for its end."
+            )
+        session.next_params = event.response
+        session.act(session.duplex.create_reply())
+
+    def _cancel(self, event: ResponseCancel) -> None:
+        session = self._session
+        active = session.replies.active_response
+        if not session.duplex.making or (event.response_id is not None and event.response_id != active):
+            raise WireError("response_cancel_not_active", "There is no such response being made.", "response_id")
+        session.act(session.duplex.cancel_reply())

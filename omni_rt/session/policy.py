@@ -1,0 +1,74 @@
+"""From a session's wire settings and the server's own to the rules of the core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omni_rt.config import TurnSettings
+from omni_rt.core.duplex import DuplexPolicy
+from omni_rt.core.turns import TurnPolicy
+from omni_rt.engine.api import SessionSettings
+from omni_rt.realtime.settings import SemanticVad, ServerVad, WireSession, tools_of
+
+
+@dataclass(frozen=True, slots=True)
+class _Eagerness:
+    """Factors on the server's patience and on how sure the end-of-turn score must be."""
+
+    patience: float
+    certainty: float
+
+
+_EAGERNESS = {
+    "low": _Eagerness(2.0, 1.4),
+    "medium": _Eagerness(1.0, 1.0),
+    "auto": _Eagerness(1.0, 1.0),
+    "high": _Eagerness(0.5, 0.7),
+}
+
+
+def duplex_policy(session: WireSession, turn: TurnSettings) -> DuplexPolicy:
+    """`turn_detection: null` is push-to-talk."""
+    detection = session.audio.input.turn_detection
+    if detection is None:
+        return DuplexPolicy(None, turn.interrupt_ms)
+    return DuplexPolicy(
+        _turn_policy(detection, turn),
+        turn.interrupt_ms,
+        create_reply=detection.create_response,
+        interrupt_reply=detection.interrupt_response,
+    )
+
+
+def _turn_policy(detection: ServerVad | SemanticVad, turn: TurnSettings) -> TurnPolicy:
+    if isinstance(detection, ServerVad):
+        return TurnPolicy(
+            threshold=turn.vad_threshold if detection.threshold is None else detection.threshold,
+            onset_ms=turn.onset_ms,
+            pre_roll_ms=turn.pre_roll_ms if detection.prefix_padding_ms is None else detection.prefix_padding_ms,
+            check_silence_ms=turn.check_silence_ms,
+            complete_score=turn.complete_score,
+            silence_limit_ms=turn.silence_limit_ms,
+            fixed_silence_ms=detection.silence_duration_ms,
+            speculate_ms=turn.speculate_ms,
+        )
+    eager = _EAGERNESS[detection.eagerness]
+    return TurnPolicy(
+        threshold=turn.vad_threshold,
+        onset_ms=turn.onset_ms,
+        pre_roll_ms=turn.pre_roll_ms,
+        check_silence_ms=turn.check_silence_ms,
+        complete_score=min(0.95, turn.complete_score * eager.certainty),
+        silence_limit_ms=round(turn.silence_limit_ms * eager.patience),
+        speculate_ms=turn.speculate_ms,
+    )
+
+
+def engine_settings(session: WireSession) -> SessionSettings:
+    transcription = session.audio.input.transcription
+    return SessionSettings(
+        instructions=session.instructions,
+        tools=tools_of(session.tools),
+        voice=session.voice,
+        language=(transcription.language if transcription else None) or "",
+    )

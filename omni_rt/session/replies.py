@@ -1,0 +1,385 @@
+"""Makes, holds, plays, stops and settles a session's replies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from omni_rt.core.actions import Action, StopReply
+from omni_rt.core.conversation import Conversation, Item
+from omni_rt.core.duplex import Duplex
+from omni_rt.core.playout import Playout, Trail
+from omni_rt.engine.api import (
+    AudioDelta,
+    CallDelta,
+    Chunk,
+    EngineError,
+    Mark,
+    ReplyEnd,
+    RespondOptions,
+    TextDelta,
+)
+from omni_rt.realtime.client_events import ResponseParams
+from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.settings import FunctionChoice, WireSession, tools_of
+from omni_rt.realtime.writer import EventWriter, ResponseStatus, ResponseWriter
+from omni_rt.session.engine_link import EngineLink
+from omni_rt.session.moments import Moments, monotonic_ms
+from omni_rt.session.reply import Reply
+from omni_rt.transport.base import SentAudio, Transport
+
+log = logging.getLogger(__name__)
+
+# How often the end of a reply's playing is looked for.
+PLAYED_POLL_S = 0.02
+# A client that reports its loudspeaker says where it fell silent within this time, or its word was lost on the way.
+SILENCED_S = 0.5
+# Less than this between an estimate and the truth changes no word.
+EXACT_MS = 20
+# Replies that a client may still truncate.
+KEPT_REPLIES = 16
+
+_ENDS: dict[str, tuple[ResponseStatus, str | None]] = {
+    "completed": ("completed", None),
+    "max_tokens": ("incomplete", "max_output_tokens"),
+    "cancelled": ("cancelled", "client_cancelled"),
+    "failed": ("failed", None),
+}
+_STOPS: dict[str, tuple[ResponseStatus, str | None]] = {
+    "turn_detected": ("cancelled", "turn_detected"),
+    "client_cancelled": ("cancelled", "client_cancelled"),
+    "transport_lost": ("cancelled", "client_cancelled"),
+    "engine_lost": ("failed", None),
+}
+
+
+class Replies:
+    """`act` carries out what the duplex controller wants after it was told of progress."""
+
+    def __init__(
+        self,
+        link: EngineLink,
+        conversation: Conversation,
+        events: EventWriter,
+        duplex: Duplex,
+        act: Callable[[list[Action]], None],
+        on_moments: Callable[[Moments], None],
+    ) -> None:
+        self._link = link
+        self._conversation = conversation
+        self._events = events
+        self._duplex = duplex
+        self._act = act
+        self._on_moments = on_moments
+        self._transport: Transport | None = None
+        self._current: Reply | None = None
+        self._past: list[Reply] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._silenced: asyncio.Future[float] | None = None
+        self.playout = Playout()
+        self.spoke = False
+
+    def attach(self, transport: Transport) -> None:
+        self._transport = transport
+        self.playout = Playout()
+
+    @property
+    def active_response(self) -> str | None:
+        """Id of the response being made or played."""
+        return self._current.writer.id if self._current and self._current.held is None else None
+
+    @property
+    def speaking_item(self) -> str | None:
+        """Id of the message being made or played."""
+        return self._current.message_id if self._current else None
+
+    # -- what the controller wants
+
+    def start(
+        self,
+        generation: int,
+        session: WireSession,
+        moments: Moments,
+        params: ResponseParams | None = None,
+        mark: Mark | None = None,
+    ) -> None:
+        """Ask the engine for a reply; with `mark` it is held until `release` or `abandon`."""
+        options = _options(generation, session, params)
+        writer = ResponseWriter(self._events, session, options.audio, params.metadata if params else None)
+        reply = Reply(options, writer, moments, mark, held=None if mark is None else [])
+        self._current = reply
+        self._past = [*self._past[-KEPT_REPLIES:], reply]
+        if reply.held is None:
+            writer.created()
+        else:
+            moments.mark("speculation_started")
+        self._spawn(self._run(reply))
+
+    def release(self, generation: int) -> None:
+        """The held reply may be heard."""
+        reply = self._of(generation)
+        if reply is None or reply.held is None:
+            return
+        held, reply.held = reply.held, None
+        reply.writer.created()
+        for chunk in held:
+            self._take(reply, chunk)
+
+    def abandon(self, generation: int) -> Mark | None:
+        """The held reply never was; returns where to roll back to."""
+        reply = self._of(generation)
+        if reply is None:
+            return None
+        reply.stopped = True
+        self._current = None
+        self._past.remove(reply)
+        if self._link.session is not None:
+            self._link.session.cancel(generation)
+        return reply.mark
+
+    def stop(self, action: StopReply, onset_at: float | None = None) -> None:
+        """Silence at once; the item is cut to what was heard as soon as the engine has said what that is.
+
+        The engine's context is cut at once to what was heard by estimate. A client that reports its loudspeaker goes
+        on sounding until it learns of the stop; it is given `SILENCED_S` to tell how far it got.
+        `onset_at` is when the speech began that interrupts it, in server monotonic ms.
+        """
+        reply = self._of(action.generation)
+        if reply is None:
+            return
+        reply.stopped = True
+        self._current = None
+        if self._transport is not None:
+            self._transport.clear()
+        if onset_at is not None:
+            reply.moments.mark("interrupt_onset", onset_at)
+        reply.moments.mark("output_silent")
+        heard_ms = round(self.playout.heard_ms(reply.generation, monotonic_ms()))
+        asked: Awaitable[str] | None = None
+        if self._link.session is not None and action.reason != "engine_lost":
+            self._link.session.cancel(reply.generation)
+            if reply.options.audio:
+                asked = self._link.session.keep_heard(reply.generation, heard_ms)
+        self._store(reply.writer.close_message("incomplete"))
+        status, reason = _STOPS[action.reason]
+        reply.writer.done(status, reason, reply.usage, "the engine was lost" if status == "failed" else "")
+        self._say_buffer(reply, "cleared")
+        self._note(reply)
+        if reply.options.audio:
+            if self.playout.reported and action.reason in ("turn_detected", "client_cancelled"):
+                self._silenced = asyncio.get_running_loop().create_future()
+                trail = self.playout.trail(reply.generation)
+                self._spawn(self._settle_when_silent(reply, heard_ms, asked, trail, self._silenced))
+            else:
+                self._spawn(self._settle(reply, heard_ms, asked))
+        self.playout.forget(reply.generation)
+
+    def finish(self, generation: int) -> None:
+        """Everything was played."""
+        reply = self._of(generation)
+        if reply is None:
+            return
+        self._current = None
+        self._say_buffer(reply, "stopped")
+        self._note(reply)
+        self.playout.forget(generation)
+
+    def truncate(self, item_id: str, audio_ms: int) -> None:
+        """The client says how much of a reply it played. Raises WireError for an item that is no spoken reply."""
+        reply = next((r for r in reversed(self._past) if r.message_id == item_id), None)
+        if reply is None:
+            raise WireError("invalid_value", f"{item_id!r} is no spoken reply that can be truncated.", "item_id")
+        heard_ms = min(audio_ms, round(reply.audio_ms))
+        self._spawn(self._settle(reply, heard_ms, self._keep(reply, heard_ms)))
+
+    # -- what the engine and the transport tell
+
+    def sent(self, sent: SentAudio) -> None:
+        now = monotonic_ms()
+        begun = self.playout.started(sent.generation)
+        self.playout.sent(sent.generation, sent.reply_ms, sent.stream_ms, sent.duration_ms, now)
+        reply = self._of(sent.generation)
+        if reply is None or begun:
+            return
+        reply.moments.mark("first_audio_sent", now)
+        self.spoke = True
+        self._say_buffer(reply, "started")
+        self._act(self._duplex.reply_sent(sent.generation))
+        self._note(reply)
+
+    def heard(self, stream_ms: float) -> None:
+        now = monotonic_ms()
+        self.playout.report(stream_ms, now)
+        reply = self._current
+        if reply is None or reply.moments.get("first_audio_played") is not None:
+            return
+        heard = self.playout.heard_ms(reply.generation, now)
+        if heard > 0:
+            reply.moments.mark("first_audio_played", now - heard)
+            self._note(reply)
+
+    def silenced(self, stream_ms: float) -> None:
+        """The client's loudspeaker fell silent at this place of the stream."""
+        if self._silenced is not None and not self._silenced.done():
+            self._silenced.set_result(stream_ms)
+
+    def audio_event(self, generation: int, pcm: Any) -> dict[str, Any] | None:
+        """The event that carries a reply's audio over a transport without tracks."""
+        reply = self._of(generation)
+        return None if reply is None else reply.writer.audio_delta(pcm)
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- inside
+
+    async def _run(self, reply: Reply) -> None:
+        try:
+            engine = self._link.session or await self._link.wait()
+            async for chunk in engine.respond(reply.options):
+                self._take(reply, chunk)
+        except EngineError as error:
+            self._take(reply, ReplyEnd(reply.generation, "failed", error=f"{error.code}: {error}"))
+
+    def _take(self, reply: Reply, chunk: Chunk) -> None:
+        if reply.stopped:
+            return
+        if isinstance(chunk, TextDelta):
+            reply.moments.mark("first_text")
+        if reply.held is not None:
+            reply.held.append(chunk)
+            return
+        match chunk:
+            case TextDelta(_, text):
+                self._open(reply)
+                reply.writer.text_delta(text)
+            case AudioDelta(_, pcm, _):
+                self._open(reply)
+                self.playout.queue(reply.generation, reply.spoke(chunk))
+                if self._transport is not None:
+                    self._transport.send_audio(reply.generation, pcm)
+            case CallDelta():
+                self._conversation.add(reply.writer.call(chunk, self._conversation.last_id()))
+            case ReplyEnd():
+                self._made(reply, chunk)
+
+    def _open(self, reply: Reply) -> None:
+        item = reply.writer.open_message(self._conversation.last_id())
+        if item is not None:
+            reply.message_id = item.id
+            self._conversation.add(item)
+
+    def _made(self, reply: Reply, end: ReplyEnd) -> None:
+        reply.usage = end.usage
+        if self._transport is not None:
+            self._transport.end_audio(reply.generation)
+        self.playout.end(reply.generation)
+        status, reason = _ENDS[end.reason]
+        self._store(reply.writer.close_message("completed" if status == "completed" else "incomplete"))
+        if end.reason == "failed":
+            self._events.error(WireError("engine_failed", end.error, kind="server_error"))
+        reply.writer.done(status, reason, end.usage, end.error)
+        self._act(self._duplex.reply_made(reply.generation))
+        self._spawn(self._watch(reply))
+
+    async def _watch(self, reply: Reply) -> None:
+        while not reply.stopped:
+            if self.playout.finished(reply.generation, monotonic_ms()):
+                self._act(self._duplex.reply_played(reply.generation))
+                return
+            await asyncio.sleep(PLAYED_POLL_S)
+
+    def _keep(self, reply: Reply, heard_ms: int) -> Awaitable[str] | None:
+        engine = self._link.session
+        return None if engine is None else engine.keep_heard(reply.generation, heard_ms)
+
+    async def _settle_when_silent(
+        self,
+        reply: Reply,
+        heard_ms: int,
+        asked: Awaitable[str] | None,
+        trail: Trail,
+        silenced: asyncio.Future[float],
+    ) -> None:
+        engine = self._link.session
+        told: float | None = None
+        with contextlib.suppress(TimeoutError):
+            told = trail.heard_ms(await asyncio.wait_for(silenced, SILENCED_S))
+        if told is not None and abs(told - heard_ms) > EXACT_MS:
+            heard_ms = round(told)
+            if asked is not None:
+                with contextlib.suppress(EngineError):
+                    await asked
+                asked = self._keep(reply, heard_ms) if self._link.session is engine else None
+        await self._settle(reply, heard_ms, asked)
+
+    async def _settle(self, reply: Reply, heard_ms: int, asked: Awaitable[str] | None) -> None:
+        try:
+            heard = await asked if asked is not None else reply.estimate_heard(heard_ms)
+        except EngineError as error:
+            log.warning("what was heard is estimated: %s", error)
+            heard = reply.estimate_heard(heard_ms)
+        item_id = reply.message_id
+        if item_id is None or item_id not in self._conversation:
+            return
+        if heard_ms and heard:
+            self._conversation.set_transcript(item_id, heard)
+            self._events.item_truncated(item_id, heard_ms, heard)
+        else:
+            self._conversation.remove(item_id)
+            self._events.item_deleted(item_id)
+
+    def _store(self, item: Item | None) -> None:
+        if item is not None and item.id in self._conversation:
+            self._conversation.put(item)
+
+    def _of(self, generation: int) -> Reply | None:
+        reply = self._current
+        return reply if reply is not None and reply.generation == generation else None
+
+    def _say_buffer(self, reply: Reply, what: Any) -> None:
+        if self._transport is not None and self._transport.server_plays and self.playout.started(reply.generation):
+            reply.writer.buffer(what)
+
+    def _note(self, reply: Reply) -> None:
+        self._on_moments(reply.moments)
+        if self._transport is not None:
+            self._transport.send_note(
+                {
+                    "type": "omni.moments",
+                    "response_id": reply.writer.id,
+                    "clock_ms": round(monotonic_ms(), 1),
+                    "moments": reply.moments.all(),
+                }
+            )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a reply's task failed", exc_info=error)
+            self._events.error(WireError("internal", f"The server failed: {error}.", kind="server_error"))
+
+
+def _options(generation: int, session: WireSession, params: ResponseParams | None) -> RespondOptions:
+    params = params or ResponseParams()
+    choice = params.tool_choice or session.tool_choice
+    limit = params.max_output_tokens or session.max_output_tokens
+    modalities = params.output_modalities or session.output_modalities
+    return RespondOptions(
+        generation=generation,
+        audio=modalities == ("audio",),
+        instructions=params.instructions,
+        tools=None if params.tools is None else tools_of(params.tools),
+        tool_choice=choice.name if isinstance(choice, FunctionChoice) else choice,
+        max_tokens=None if limit == "inf" else limit,
+    )

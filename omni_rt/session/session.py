@@ -1,0 +1,334 @@
+"""One person's conversation: hears, lets the core decide, and carries out what it decides."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from omni_rt.config import Settings
+from omni_rt.core.actions import (
+    AbandonReply,
+    Action,
+    CloseUtterance,
+    DropUtterance,
+    Duck,
+    FinishReply,
+    JudgeEnd,
+    OpenUtterance,
+    ReleaseReply,
+    StartReply,
+    StopReply,
+    Unduck,
+)
+from omni_rt.core.conversation import Conversation, Item, Speech
+from omni_rt.core.duplex import Duplex
+from omni_rt.core.stable import StableWords
+from omni_rt.core.timeline import Activity, EndScore, Timeline
+from omni_rt.engine.api import Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
+from omni_rt.realtime.client_events import ResponseParams
+from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.settings import WireSession
+from omni_rt.realtime.writer import EventWriter, new_id
+from omni_rt.session.audio_log import AudioLog
+from omni_rt.session.engine_link import EngineLink
+from omni_rt.session.moments import Moments, monotonic_ms
+from omni_rt.session.policy import duplex_policy, engine_settings
+from omni_rt.session.replies import Replies
+from omni_rt.transport.base import SentAudio, Transport
+
+log = logging.getLogger(__name__)
+
+# Audio kept while nobody speaks: pre-roll, onset and the judging of an overlap fit in.
+KEPT_SILENCE_MS = 5000
+
+
+class SessionHearing(Protocol):
+    """Voice activity and end-of-turn scores, made off the event loop and told in order (media/hearing.py)."""
+
+    def feed(self, pcm: Pcm) -> None: ...
+
+    def score_end(self, at_ms: int, from_ms: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Heard = Activity | EndScore
+MakeHearing = Callable[[Callable[[Heard], None]], SessionHearing]
+
+
+@dataclass(slots=True)
+class Utterance:
+    """The user's open turn. While `held_ms` is set a reply is being prepared and nothing is fed past that place;
+    `understood` is the final transcript then, for when the turn does end there."""
+
+    item_id: str
+    from_ms: int
+    words: StableWords
+    held_ms: int | None = None
+    understood: Transcript | None = None
+
+
+class Session:
+    """Listens to a transport, to hearing and to an engine, all on one event loop; `on_end` is called once."""
+
+    def __init__(
+        self,
+        session_id: str,
+        settings: Settings,
+        engine: Engine,
+        make_hearing: MakeHearing,
+        wire: WireSession,
+        on_moments: Callable[[Moments], None] = lambda _: None,
+    ) -> None:
+        self.id = session_id
+        self.settings = settings
+        self.capabilities = engine.capabilities
+        self.wire = wire
+        self.conversation = Conversation()
+        self.transport: Transport | None = None
+        self.events = EventWriter(self._send)
+        self.duplex = Duplex(duplex_policy(wire, settings.turn))
+        self.link = EngineLink(
+            engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
+        )
+        self.replies = Replies(self.link, self.conversation, self.events, self.duplex, self.act, on_moments)
+        self._turn: Moments | None = None
+        self.next_params: ResponseParams | None = None
+        self._timeline = Timeline()
+        self._log = AudioLog(KEPT_SILENCE_MS)
+        self._clock_offset_ms = 0.0
+        self._utterance: Utterance | None = None
+        self._hearing = make_hearing(self._on_heard)
+        self._events_in: asyncio.Queue[str | bytes] = asyncio.Queue()
+        self._reader: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Take a place in the engine. Raises EngineError when there is none."""
+        await self.link.open()
+
+    def attach(self, transport: Transport, read_events: Callable[[Session], Any]) -> None:
+        """Give the session its transport; `read_events(self)` consumes client events until it is cancelled."""
+        self.transport = transport
+        self.replies.attach(transport)
+        self._reader = asyncio.get_running_loop().create_task(read_events(self))
+
+    async def close(self, reason: str) -> None:
+        """End everything; safe to call twice."""
+        if self.ended.is_set():
+            return
+        self.ended.set()
+        if self._reader is not None:
+            self._reader.cancel()
+        self._hearing.close()
+        await self.replies.close()
+        await self.link.close()
+        if self.transport is not None:
+            await self.transport.close()
+        log.info("session %s ended: %s", self.id, reason)
+
+    @property
+    def now_ms(self) -> int:
+        return self._timeline.now_ms
+
+    @property
+    def utterance_ms(self) -> int:
+        """Length of the open utterance, 0 if there is none."""
+        return self.now_ms - self._utterance.from_ms if self._utterance else 0
+
+    async def next_event(self) -> str | bytes:
+        return await self._events_in.get()
+
+    # -- from the transport
+
+    def on_open(self) -> None:
+        self.events.session("session.created", self.wire)
+
+    def on_audio(self, pcm: Pcm, concealed: bool) -> None:
+        if not len(pcm) or self.ended.is_set():
+            return
+        self.act(self.duplex.open_by_client(self.now_ms))
+        self._log.append(pcm, self._utterance.from_ms if self._utterance else None)
+        self._timeline.advance(len(pcm))
+        self._clock_offset_ms = monotonic_ms() - self.now_ms
+        self._hearing.feed(pcm)
+        if self._utterance is not None and self._utterance.held_ms is None and self.link.session is not None:
+            self.link.session.append_audio(pcm)
+        if self.utterance_ms > self.settings.server.max_buffered_audio_s * 1000:
+            self._end_long_utterance()
+
+    def on_frame(self, rgb: Rgb) -> None:
+        if self.capabilities.image_input and self.link.session is not None:
+            self.link.session.append_image(rgb, self.now_ms)
+
+    def on_event(self, raw: str | bytes) -> None:
+        self._events_in.put_nowait(raw)
+
+    def on_sent(self, sent: SentAudio) -> None:
+        self.replies.sent(sent)
+
+    def on_heard(self, stream_ms: float) -> None:
+        self.replies.heard(stream_ms)
+
+    def on_silenced(self, stream_ms: float) -> None:
+        self.replies.silenced(stream_ms)
+
+    def on_closed(self, reason: str) -> None:
+        if self.ended.is_set():
+            return
+        self.act(self.duplex.transport_lost())
+        self._closing = asyncio.get_running_loop().create_task(self.close(reason))
+
+    # -- from the engine
+
+    def on_transcript(self, transcript: Transcript) -> None:
+        utterance = self._utterance
+        if not transcript.final:
+            delta = utterance.words.update(transcript.text) if utterance is not None else ""
+            if utterance is not None and delta and self.wire.audio.input.transcription is not None:
+                self.events.transcript_delta(utterance.item_id, delta)
+            return
+        if utterance is not None and transcript.item_id == utterance.item_id:
+            utterance.understood = transcript
+            return
+        if transcript.item_id not in self.conversation:
+            return
+        item = self.conversation.set_transcript(transcript.item_id, transcript.text)
+        if self.wire.audio.input.transcription is not None:
+            seconds = sum(part.audio_ms for part in item.parts if isinstance(part, Speech)) / 1000
+            self.events.transcript_done(item.id, transcript.text, seconds)
+
+    def on_error(self, error: EngineError) -> None:
+        self.events.error(WireError(error.code, str(error), kind="server_error"))
+
+    def on_lost(self, error: EngineLost) -> None:
+        self.events.error(WireError(error.code, f"{error} It is being restarted.", kind="server_error"))
+        self.link.lost()
+        if self._utterance is not None:
+            self._utterance.held_ms = self._utterance.understood = None
+        self.act(self.duplex.engine_lost())
+
+    def on_engine_back(self) -> None:
+        if self._utterance is not None and self.link.session is not None:
+            self.link.session.append_audio(self._log.slice(self._utterance.from_ms))
+
+    # -- from hearing
+
+    def _on_heard(self, heard: Heard) -> None:
+        if self.ended.is_set():
+            return
+        self.act(self.duplex.activity(heard) if isinstance(heard, Activity) else self.duplex.score(heard))
+
+    # -- what the core wants
+
+    def act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case OpenUtterance(from_ms, _):
+                    self._open_utterance(from_ms)
+                case JudgeEnd(at_ms):
+                    self._hearing.score_end(at_ms, self._utterance.from_ms if self._utterance else 0)
+                case CloseUtterance(speech_end_ms):
+                    self._close_utterance(speech_end_ms)
+                case DropUtterance():
+                    self._drop_utterance()
+                case StartReply(generation, speculative):
+                    self._start_reply(generation, speculative)
+                case ReleaseReply(generation):
+                    self._turn = None
+                    self.replies.release(generation)
+                case AbandonReply(generation):
+                    self._abandon_reply(generation)
+                case StopReply(_, _, onset_ms):
+                    self.replies.stop(action, None if onset_ms is None else self._wall(onset_ms))
+                case FinishReply(generation):
+                    self.replies.finish(generation)
+                case Duck():
+                    self._gain(self.settings.turn.duck_gain)
+                case Unduck():
+                    self._gain(1.0)
+
+    def _open_utterance(self, from_ms: int) -> None:
+        self._utterance = Utterance(new_id("item"), from_ms, StableWords())
+        if self.duplex.policy.turns is not None:
+            self.events.speech_started(from_ms, self._utterance.item_id)
+        audio = self._log.slice(from_ms)
+        if len(audio) and self.link.session is not None:
+            self.link.session.append_audio(audio)
+
+    def _close_utterance(self, speech_end_ms: int) -> None:
+        utterance, self._utterance = self._utterance, None
+        assert utterance is not None
+        if utterance.held_ms is None and self.link.session is not None:
+            self.link.session.commit(utterance.item_id)
+        self._turn = self._turn or Moments()
+        self._turn.mark("user_speech_end", self._wall(speech_end_ms))
+        self._turn.mark("turn_end_decided")
+        if self.duplex.policy.turns is not None:
+            self.events.speech_stopped(speech_end_ms, utterance.item_id)
+        pcm = self._log.slice(utterance.from_ms)
+        speech = Speech(None, pcm, len(pcm) // 16)
+        item = Item(utterance.item_id, "message", "user", (speech,))
+        previous = self.conversation.last_id()
+        self.events.committed(item.id, previous)
+        self.conversation.add(item)
+        self.events.item(item, previous)
+        if utterance.understood is not None:
+            self.on_transcript(utterance.understood)
+
+    def _drop_utterance(self) -> None:
+        self._utterance = None
+        if self.link.session is not None:
+            self.link.session.discard()
+
+    def _start_reply(self, generation: int, speculative: bool) -> None:
+        if not speculative:
+            moments, self._turn = self._turn or Moments(), None
+            params, self.next_params = self.next_params, None
+            self.replies.start(generation, self.wire, moments, params)
+            return
+        utterance, engine = self._utterance, self.link.session
+        assert utterance is not None
+        if engine is None:
+            self.act(self.duplex.engine_lost())
+            return
+        self._turn = Moments()
+        utterance.held_ms = self.now_ms
+        mark = engine.mark()
+        engine.commit(utterance.item_id)
+        self.replies.start(generation, self.wire, self._turn, mark=mark)
+
+    def _abandon_reply(self, generation: int) -> None:
+        mark = self.replies.abandon(generation)
+        self._turn = None
+        utterance, engine = self._utterance, self.link.session
+        if utterance is None or utterance.held_ms is None:
+            return
+        missed = self._log.slice(utterance.held_ms)
+        utterance.held_ms = utterance.understood = None
+        if engine is not None and mark is not None:
+            engine.rollback(mark)
+            engine.append_audio(missed)
+
+    def _end_long_utterance(self) -> None:
+        """Commit it where turns are found; clear it where the client finds them, as it may hold nothing at all."""
+        found = self.duplex.policy.turns is not None
+        limit, what = self.settings.server.max_buffered_audio_s, "committed" if found else "cleared"
+        self.events.error(WireError("utterance_too_long", f"An utterance may last {limit} s; this one was {what}."))
+        self.act(self.duplex.commit_by_client(self.now_ms) if found else self.duplex.clear_by_client())
+
+    def _gain(self, gain: float) -> None:
+        if self.transport is not None:
+            self.transport.set_gain(gain)
+
+    def _wall(self, at_ms: int) -> float:
+        """Server monotonic ms of a place on the timeline."""
+        return at_ms + self._clock_offset_ms
+
+    def _send(self, event: dict[str, Any]) -> None:
+        if self.transport is not None:
+            self.transport.send_event(event)

@@ -1,0 +1,1 @@
+"""WebRTC and WebSocket carriers of tracks and events; they know nothing of turns."""

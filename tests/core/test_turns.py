@@ -1,0 +1,230 @@
+"""Where turns begin, pause and end, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from omni_rt.core.timeline import Activity, EndScore
+from omni_rt.core.turns import (
+    Hesitated,
+    ScoreWanted,
+    SpeechResumed,
+    SpeechStarted,
+    TurnDetector,
+    TurnEnded,
+    TurnPolicy,
+    TurnSignal,
+)
+from tests.core.dialogue import TURNS
+
+FIXED = replace(TURNS, fixed_silence_ms=320)
+LOUD, DOUBTFUL, QUIET = 0.9, 0.4, 0.1
+
+
+class Listener:
+    """A detector that is fed by number of windows and keeps what it said."""
+
+    def __init__(self, policy: TurnPolicy = TURNS) -> None:
+        self.detector = TurnDetector(policy)
+        self.at_ms = 0
+        self.signals: list[TurnSignal] = []
+
+    def hear(self, windows: int, speech: float) -> Listener:
+        return self.hear_all([speech] * windows)
+
+    def hear_all(self, probabilities: Iterable[float]) -> Listener:
+        for speech in probabilities:
+            self.at_ms += 32
+            self.signals += self.detector.step(Activity(self.at_ms, speech))
+        return self
+
+    def judge(self, at_ms: int, score: float) -> Listener:
+        self.signals += self.detector.judge(EndScore(at_ms, score))
+        return self
+
+    def take(self) -> list[TurnSignal]:
+        taken, self.signals = self.signals, []
+        return taken
+
+
+def speaking(policy: TurnPolicy = TURNS) -> Listener:
+    """Has spoken from 320 to 640 ms."""
+    listener = Listener(policy).hear(10, QUIET).hear(10, LOUD)
+    assert listener.take() == [SpeechStarted(320)]
+    return listener
+
+
+@pytest.mark.parametrize(
+    ("score", "wait"),
+    [(None, 1600), (1.0, 160), (0.5, 160), (0.4, 448), (0.25, 880), (0.1, 1312), (0.0, 1600)],
+)
+def test_the_wait_grows_with_the_doubt(score: float | None, wait: int) -> None:
+    assert TURNS.wait_ms(score) == wait
+    assert FIXED.wait_ms(score) == 320
+
+
+def test_every_score_is_sure_when_none_is_asked_for() -> None:
+    assert replace(TURNS, complete_score=0.0).wait_ms(0.0) == 160
+
+
+def test_three_windows_open_a_turn_where_the_first_began() -> None:
+    listener = Listener().hear(10, QUIET).hear(2, LOUD)
+    assert listener.take() == []
+    assert listener.hear(1, LOUD).take() == [SpeechStarted(320)]
+    assert listener.detector.speech_ms == 96
+
+
+def test_speech_that_goes_on_when_hearing_begins() -> None:
+    assert Listener().hear(3, LOUD).take() == [SpeechStarted(0)]
+
+
+@pytest.mark.parametrize("between", [QUIET, DOUBTFUL])
+def test_clicks_never_open_a_turn(between: float) -> None:
+    assert Listener().hear_all([LOUD, LOUD, between, between] * 200).take() == []
+
+
+def test_an_onset_may_waver() -> None:
+    assert Listener().hear_all([LOUD, LOUD, DOUBTFUL, LOUD, LOUD]).take() == [SpeechStarted(0)]
+
+
+def test_speech_lasts_until_it_is_clearly_over() -> None:
+    listener = speaking(FIXED).hear(20, DOUBTFUL).hear(9, QUIET)
+    assert listener.take() == []
+    assert listener.hear(1, QUIET).take() == [TurnEnded(640 + 640, 1280 + 320)]
+
+
+def test_fixed_silence_ends_the_turn_exactly_then_and_nobody_is_asked() -> None:
+    assert speaking(FIXED).hear(9, QUIET).take() == []
+    assert speaking(FIXED).hear(30, QUIET).take() == [TurnEnded(640, 960)]
+
+
+def test_a_sure_score_ends_the_turn_when_it_comes() -> None:
+    listener = speaking().hear(5, QUIET)
+    assert listener.take() == [ScoreWanted(800)]
+    assert listener.hear(2, QUIET).take() == []
+    assert listener.judge(800, 0.6).take() == [TurnEnded(640, 864)]
+
+
+def test_an_unsure_score_waits_in_proportion() -> None:
+    listener = speaking().hear(5, QUIET).judge(800, 0.25).hear(30, QUIET)
+    assert listener.take() == [ScoreWanted(800), ScoreWanted(960), ScoreWanted(1280), TurnEnded(640, 1536)]
+
+
+def test_without_a_score_the_limit_ends_the_turn() -> None:
+    signals = speaking().hear(60, QUIET).take()
+    asked = [ScoreWanted(640 + silence) for silence in (160, 320, 640, 1280)]
+    assert signals == [*asked, TurnEnded(640, 2240)]
+
+
+def test_a_late_score_of_the_same_pause_counts() -> None:
+    listener = speaking().hear(11, QUIET)
+    assert listener.take() == [ScoreWanted(800), ScoreWanted(960)]
+    assert listener.judge(800, 0.9).take() == [TurnEnded(640, 992)]
+
+
+def test_an_older_score_does_not_replace_a_newer() -> None:
+    listener = speaking().hear(11, QUIET).judge(960, 0.0).judge(800, 0.9)
+    assert listener.take() == [ScoreWanted(800), ScoreWanted(960)]
+
+
+def test_a_score_is_void_once_the_user_went_on() -> None:
+    listener = speaking().hear(5, QUIET).hear(3, LOUD).hear(4, QUIET)
+    assert listener.take() == [ScoreWanted(800), SpeechResumed(800)]
+    assert listener.judge(800, 0.9).take() == []
+    assert listener.hear(1, QUIET).judge(1056, 0.9).take() == [ScoreWanted(1056), TurnEnded(896, 1056)]
+
+
+def test_a_score_for_no_turn_is_void() -> None:
+    assert Listener().hear(10, QUIET).judge(320, 0.9).take() == []
+    assert speaking().judge(640, 0.9).take() == []
+
+
+def test_the_user_goes_on_after_a_pause() -> None:
+    listener = speaking(FIXED).hear(9, QUIET).hear(3, LOUD)
+    assert listener.take() == [SpeechResumed(928)]
+    assert listener.detector.speech_ms == 320 + 96
+    assert listener.hear(10, QUIET).take() == [TurnEnded(1024, 1344)]
+
+
+def test_a_click_in_a_pause_does_not_lengthen_it() -> None:
+    assert speaking(FIXED).hear(4, QUIET).hear(2, LOUD).hear(10, QUIET).take() == [TurnEnded(640, 960)]
+
+
+def test_nothing_is_decided_while_the_user_may_be_going_on() -> None:
+    listener = speaking(FIXED).hear(8, QUIET).hear(2, LOUD)
+    assert listener.detector.silence_ms == 0
+    assert listener.hear(1, QUIET).take() == []
+    assert listener.hear(1, QUIET).take() == [TurnEnded(640, 640 + 12 * 32)]
+
+
+def test_a_score_that_comes_while_the_user_may_be_going_on_is_used_when_they_do_not() -> None:
+    listener = speaking().hear(5, QUIET).hear(1, LOUD).judge(800, 0.9)
+    assert listener.take() == [ScoreWanted(800)]
+    assert listener.hear(1, QUIET).take() == [TurnEnded(640, 864)]
+
+
+def test_noise_with_bumps_ends_the_turn_as_silence_would() -> None:
+    listener = speaking(FIXED).hear_all([QUIET, QUIET, LOUD] * 40)
+    assert listener.take() == [TurnEnded(640, 960)]
+
+
+def test_a_hesitation_is_told_once_a_pause() -> None:
+    policy = replace(TURNS, speculate_ms=96)
+    listener = speaking(policy).hear(5, QUIET).hear_all([LOUD, QUIET, QUIET]).hear(3, LOUD).hear(4, QUIET)
+    assert listener.take() == [Hesitated(640), ScoreWanted(800), SpeechResumed(896), Hesitated(992)]
+
+
+def test_a_turn_that_ends_is_not_speculated_about() -> None:
+    policy = replace(FIXED, speculate_ms=320)
+    assert speaking(policy).hear(12, QUIET).take() == [TurnEnded(640, 960)]
+
+
+def test_reset_forgets_the_utterance_but_not_the_time() -> None:
+    listener = speaking()
+    listener.detector.reset()
+    assert listener.detector.speech_ms == 0
+    assert listener.hear(3, LOUD).take() == [SpeechStarted(640)]
+
+
+def test_a_policy_changed_in_a_pause_holds_from_then_on() -> None:
+    listener = speaking().hear(5, QUIET)
+    listener.detector.policy = FIXED
+    assert listener.hear(10, QUIET).take() == [ScoreWanted(800), TurnEnded(640, 960)]
+
+
+@given(
+    st.lists(st.sampled_from([QUIET, DOUBTFUL, LOUD]), max_size=200),
+    st.sampled_from([TURNS, FIXED, replace(TURNS, speculate_ms=64)]),
+    st.floats(0, 1),
+)
+def test_signals_come_in_order(probabilities: list[float], policy: TurnPolicy, score: float) -> None:
+    """Starts and ends alternate, everything else is inside; places on the timeline never run back."""
+    listener = Listener(policy)
+    inside, place = False, 0
+    for speech in probabilities:
+        listener.hear(1, speech)
+        for signal in [*listener.take()]:
+            match signal:
+                case SpeechStarted(at_ms):
+                    assert not inside
+                    inside = True
+                case TurnEnded(at_ms, decided_ms):
+                    assert inside
+                    assert decided_ms - at_ms >= min(policy.wait_ms(1.0), policy.wait_ms(0.0))
+                    inside = False
+                case SpeechResumed(at_ms) | ScoreWanted(at_ms) | Hesitated(at_ms):
+                    assert inside
+            assert place <= at_ms <= listener.at_ms
+            if not isinstance(signal, ScoreWanted):
+                place = at_ms
+            if isinstance(signal, ScoreWanted):
+                listener.judge(at_ms, score)
+        for signal in listener.take():
+            assert inside
+            assert isinstance(signal, TurnEnded)
+            inside = False

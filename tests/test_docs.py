@@ -1,0 +1,40 @@
+"""Pages of docs/ keep in step with what they list."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from omni_rt.config import QwenSettings
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ROOT / "omni_rt" / "engine" / "qwen3_omni"
+
+
+def section(page: str, title: str) -> str:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_engines_page_names_every_setting() -> None:
+    named = re.findall(r"`(\w+)`", section("qwen3_omni.md", "Settings").partition("|---|")[2])
+    assert sorted(named) == sorted(QwenSettings.model_fields)
+
+
+def test_the_engines_page_names_every_file() -> None:
+    named = re.findall(r"`(\w+\.py)`", section("qwen3_omni.md", "Files"))
+    assert sorted(named) == sorted(path.name for path in ENGINE.glob("*.py") if path.name != "__init__.py")
+
+
+def test_the_errors_that_the_engines_page_names_exist() -> None:
+    named = re.findall(r"`(\w+)`", section("qwen3_omni.md", "Errors").partition("|---|")[2])
+    source = "".join(path.read_text("utf-8") for path in ENGINE.parent.rglob("*.py"))
+    assert len(named) > 20
+    assert not [code for code in named if f'"{code}"' not in source]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))]
+    assert len(links) > 5
+    assert not [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
