@@ -24,6 +24,8 @@ FRAME_MS = 80
 QUIET = 200
 # Into go_on.wav, just before its last word ends: nobody answers it earlier.
 GO_ON_MS = 2000
+# Seven tokens, as many as a reply with its end may have here.
+SHORT_WORDS = "A cat on a red chair."
 CALL = '<tool_call>\n{"name": "lamp", "arguments": {"on": true}}\n</tool_call>'
 LAMP = {
     "type": "function",
@@ -107,6 +109,9 @@ def test_turns_by_voice_an_interruption_and_the_camera(open_page: Open, qwen: Ru
     film = tmp_path / "camera.y4m"
     camera_film(DATA / "cat_and_sign.jpg", film)
     visit = called(open_page, qwen, f"--use-file-for-fake-video-capture={film}", max_output_tokens=8)
+    # Random words may have no blank for seconds, and then not one is heard whole when they are broken off.
+    hint = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": f"{WRITE}{SHORT_WORDS}"}]}
+    visit.send({"type": "conversation.item.create", "item": hint})
     visit.say(DATA / "what_do_you_see.wav")
     started = visit.event("output_audio_buffer.started")
     visit.until("some sound", lambda: visit.now() > started["at"] + 1500)
@@ -120,9 +125,8 @@ def test_turns_by_voice_an_interruption_and_the_camera(open_page: Open, qwen: Ru
     assert np.abs(visit.heard(started["at"] + 200, spoken)).max() > QUIET
     after = visit.heard(cleared["at"] + 300, min(again["at"], spoken + GO_ON_MS))
     assert len(after) == 0 or np.abs(after).max() < QUIET
-    written = "".join(e["delta"] for e in visit.events(_SAID) if e["item_id"] == cut["item_id"])
     assert cut["transcript"]
-    assert written.strip().startswith(cut["transcript"])
+    assert SHORT_WORDS.startswith(cut["transcript"])
     assert 0 < cut["audio_end_ms"] < 10_000
 
     visit.silence_after_reply()
@@ -140,5 +144,4 @@ def test_turns_by_voice_an_interruption_and_the_camera(open_page: Open, qwen: Ru
     assert visit.events("error") == []
 
 
-_SAID = "response.output_audio_transcript.delta"
 _UNDERSTOOD = "conversation.item.input_audio_transcription.completed"
