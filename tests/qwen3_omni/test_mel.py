@@ -17,6 +17,11 @@ def whole(samples: np.ndarray | torch.Tensor) -> torch.Tensor:
     return torch.cat((stream.push(samples), stream.close()), dim=1)
 
 
+def assert_same(streamed: torch.Tensor, other: torch.Tensor) -> None:
+    """Up to rounding: what a matrix product rounds may depend on how many columns it has."""
+    torch.testing.assert_close(streamed, other, rtol=0, atol=1e-5)
+
+
 def noise(samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-0.5, 0.5, samples).astype(np.float32)
 
@@ -73,7 +78,7 @@ def test_bad_sound_is_refused_and_changes_nothing(bad: np.ndarray) -> None:
     with pytest.raises(EngineError) as refused:
         stream.push(bad)
     assert refused.value.code == "audio_invalid"
-    assert torch.equal(torch.cat((first, stream.push(clip[700:]), stream.close()), dim=1), whole(clip))
+    assert_same(torch.cat((first, stream.push(clip[700:]), stream.close()), dim=1), whole(clip))
 
 
 def test_after_the_end_nothing_is_taken() -> None:
@@ -90,8 +95,8 @@ def test_a_copy_goes_on_by_itself() -> None:
     first = stream.push(clip[:1000])
     copy = stream.copy()
     copied = torch.cat((first, copy.push(other_end), copy.close()), dim=1)
-    assert torch.equal(copied, whole(np.concatenate((clip[:1000], other_end))))
-    assert torch.equal(torch.cat((first, stream.push(clip[1000:]), stream.close()), dim=1), whole(clip))
+    assert_same(copied, whole(np.concatenate((clip[:1000], other_end))))
+    assert_same(torch.cat((first, stream.push(clip[1000:]), stream.close()), dim=1), whole(clip))
 
 
 def test_filters_are_those_of_the_reference_extractor() -> None:
