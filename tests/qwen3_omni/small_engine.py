@@ -16,8 +16,9 @@ from omni_rt.engine.qwen3_omni import random_weights
 from omni_rt.engine.qwen3_omni.context import Context
 from omni_rt.engine.qwen3_omni.conversation import Conversation
 from omni_rt.engine.qwen3_omni.kv_cache import KVCache, KVPool
+from omni_rt.engine.qwen3_omni.machine import PlainMachine
 from omni_rt.engine.qwen3_omni.model import Omni, load
-from omni_rt.engine.qwen3_omni.parts import Parts, Voice
+from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.engine.qwen3_omni.reply import Reply
 from omni_rt.engine.qwen3_omni.scheduler import Scheduler
@@ -49,16 +50,16 @@ def parts(
     omni: Omni, *, context_tokens: int = 2048, tokens: int = 8192, frames_per_second: float = 1.0, **settings: Any
 ) -> Parts:
     """Whose scheduler is not started."""
-    words, spec = tokenizer(), omni.spec
+    words, spec, machine = tokenizer(), omni.spec, PlainMachine(omni)
     return Parts(
         settings=QwenSettings(**settings),
         omni=omni,
+        machine=machine,
         tokenizer=words,
         prompt=Prompt(words),
-        scheduler=Scheduler(),
+        scheduler=Scheduler(machine.run),
         pool=KVPool(spec.text, tokens=tokens),
         talker_pool=KVPool(spec.talker.decoder, tokens=tokens) if spec.talker is not None else None,
-        speaking=Voice.of(omni),
         context_tokens=context_tokens,
         frames_per_second=frames_per_second,
     )

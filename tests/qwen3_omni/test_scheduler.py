@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
 
+from omni_rt.engine.qwen3_omni.requests import Request, Result
 from omni_rt.engine.qwen3_omni.scheduler import AHEAD_S, Scheduler
 
 
@@ -32,6 +33,16 @@ class Steps:
 
     def failed(self, error: Exception) -> None:
         self.errors.append(error)
+
+    def request(self) -> Request | None:
+        return None
+
+    def take(self, request: Request, result: Result) -> None:
+        raise AssertionError("nothing was asked")
+
+
+def no_machine(requests: Sequence[Request]) -> list[Result]:
+    raise AssertionError("nothing was asked")
 
 
 class Failing(Steps):
@@ -60,7 +71,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def scheduler(clock: Clock) -> Iterator[Scheduler]:
-    scheduler = Scheduler(clock)
+    scheduler = Scheduler(no_machine, clock)
     yield scheduler
     scheduler.close()
 
@@ -200,4 +211,4 @@ def test_the_end_does_not_wait_for_work(scheduler: Scheduler) -> None:
 
 
 def test_a_scheduler_that_never_started_can_be_closed() -> None:
-    Scheduler().close()
+    Scheduler(no_machine).close()

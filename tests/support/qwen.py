@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from omni_rt.config import Settings, cache_dir
 from omni_rt.engine.api import EngineListener, Role, SessionSettings
-from omni_rt.engine.qwen3_omni import reply
 from omni_rt.engine.qwen3_omni.engine import QwenEngine
+from omni_rt.engine.qwen3_omni.machine import PlainMachine, suppressed
+from omni_rt.engine.qwen3_omni.parts import Parts
+from omni_rt.engine.qwen3_omni.requests import Choice
 from omni_rt.engine.qwen3_omni.session import QwenSession
 from omni_rt.engine.qwen3_omni.tokenizer import MARKERS, Tokenizer
 from omni_rt.models.manifest import QWEN_TOKENIZER
@@ -49,8 +51,27 @@ class ScriptedQwen(QwenEngine):
         self._script: deque[int] = deque()
         self.slowness_s = 0.0
         """What every token of a script takes at least."""
-        self._sample = reply.choose
-        reply.choose = self._choose  # type: ignore[assignment]
+
+    def _load(self) -> Parts:
+        parts = super()._load()
+        machine = parts.machine
+        assert isinstance(machine, PlainMachine)
+        sample = machine._choose
+        banned = suppressed(parts.spec.text.vocab)
+
+        def choose(hidden: Tensor, choices: Sequence[Choice]) -> list[int]:
+            sampled = sample(hidden, choices)
+            for number, choice in enumerate(choices):
+                if choice.allowed == "any" or not self._script:
+                    continue
+                time.sleep(self.slowness_s)
+                sampled[number] = self._script.popleft()
+                if banned[choice.allowed][sampled[number]]:
+                    raise ValueError(f"the engine does not let the model write token {sampled[number]}")
+            return sampled
+
+        machine._choose = choose  # type: ignore[method-assign]
+        return parts
 
     async def open(self, session_id: str, settings: SessionSettings, listener: EngineListener) -> QwenSession:
         session = await super().open(session_id, settings, listener)
@@ -63,20 +84,6 @@ class ScriptedQwen(QwenEngine):
 
         session.append_text = overhear  # type: ignore[method-assign]
         return session
-
-    async def close(self) -> None:
-        await super().close()
-        reply.choose = self._sample
-
-    def _choose(self, logits: Tensor, *rest: Any, suppressed: Tensor, **more: Any) -> Tensor:
-        sampled = self._sample(logits, *rest, suppressed=suppressed, **more)
-        if not self._script:
-            return sampled
-        time.sleep(self.slowness_s)
-        token = self._script.popleft()
-        if suppressed[token]:
-            raise ValueError(f"the engine does not let the model write token {token}")
-        return sampled.new_tensor([token])
 
 
 def tokens(tokenizer: Tokenizer, text: str) -> list[int]:

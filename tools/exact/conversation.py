@@ -250,9 +250,8 @@ def _spoken(talk: Talk, given: dict[str, Any]) -> tuple[float, int]:
         )
     expected = seen["codes"][0].T
     assert talker is not None
-    assert parts.speaking is not None
     assert context.talker_cache is not None
-    fixed = parts.speaking.fixed
+    fixed = talker.fixed_rows(parts.omni.thinker.embed)
     state = talker.start(context.talker_cache, place.rows, place.next)
     talker.prefill([state], [fixed.prefix(voice)])
     one = Speaker(talker, fixed, parts.omni.thinker.embed(ids[0, given["input_ids"].shape[1] : -1]), state)

@@ -22,8 +22,9 @@ from omni_rt.engine.qwen3_omni import pictures
 from omni_rt.engine.qwen3_omni.context import Context, Turn
 from omni_rt.engine.qwen3_omni.conversation import Conversation
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
+from omni_rt.engine.qwen3_omni.machine import PlainMachine
 from omni_rt.engine.qwen3_omni.model import Omni
-from omni_rt.engine.qwen3_omni.parts import Parts, Seen, Voice
+from omni_rt.engine.qwen3_omni.parts import Parts, Seen
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.engine.qwen3_omni.scheduler import Scheduler
 from omni_rt.engine.qwen3_omni.spec import TextTokens
@@ -87,17 +88,18 @@ class Watched(Parts):
 def parts(drawn: Draw, *, frames_per_second: float = 1.0, **settings: Any) -> Watched:
     """As the engine makes them, with these settings of `qwen`; the scheduler is not started."""
     omni, words = ours(drawn), tokenizer()
+    machine = PlainMachine(omni)
     assert omni.talker is not None
     assert drawn.spec.talker is not None
     return Watched(
         settings=QwenSettings(**settings),
         omni=omni,
+        machine=machine,
         tokenizer=words,
         prompt=Prompt(words),
-        scheduler=Scheduler(),
+        scheduler=Scheduler(machine.run),
         pool=KVPool(drawn.spec.text, tokens=_POOL_TOKENS),
         talker_pool=KVPool(drawn.spec.talker.decoder, tokens=_POOL_TOKENS),
-        speaking=Voice.of(omni),
         context_tokens=_POOL_TOKENS // 2,
         frames_per_second=frames_per_second,
     )

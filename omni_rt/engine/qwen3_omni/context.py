@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omni_rt.engine.qwen3_omni.decoder import Deepstack, Span
 from omni_rt.engine.qwen3_omni.kv_cache import KVCache
-from omni_rt.engine.qwen3_omni.layers import numbers, upload
+from omni_rt.engine.qwen3_omni.machine import read_chunks
 from omni_rt.engine.qwen3_omni.pieces import Offsets, Piece
+from omni_rt.engine.qwen3_omni.requests import Chunk, Listening
 from omni_rt.engine.qwen3_omni.talker import Talker
 from omni_rt.engine.qwen3_omni.thinker import Thinker
 
@@ -67,6 +67,9 @@ class _Placed:
     def talker_positions(self) -> Offsets:
         offsets = self.piece.offsets if self.piece.talker_offsets is None else self.piece.talker_offsets
         return offsets + np.float32(self.talker_anchor)
+
+
+_Chunk = Sequence[tuple[_Placed, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,48 +121,67 @@ class Context:
         """Rows that are still to be prefilled."""
         return self.rows - self.cache.length
 
-    def advance(self, most: int) -> int:
-        """Prefill up to `most` further rows, of both models; returns how many."""
+    def chunk(self, most: int) -> Chunk | None:
+        """Up to `most` of the missing rows; None if there are none."""
         self._agree()
         start = self.cache.length
-        chunk = list(self._upcoming(start, start + most))
-        if not chunk:
-            return 0
-        thinker, device = self._thinker, self._thinker.lm_head.weight.device
-        ids = numbers([i for placed, a, b in chunk for i in placed.piece.ids[a:b]], device)
-        positions = np.concatenate([placed.positions()[:, a:b] for placed, a, b in chunk], axis=1)
-        embedded = thinker.embed(ids)
-        features, at = _media(chunk)
-        rows = embedded
-        if features is not None:
-            rows = embedded.index_copy(0, numbers(at, device), features.to(embedded.dtype))
-        passed = thinker(
-            rows,
-            upload(positions, device),
-            [Span(self.cache, len(ids))],
-            deepstack=_deepstack(chunk, device),
+        parts = list(self._upcoming(start, start + most))
+        if not parts:
+            return None
+        ids = [token for placed, a, b in parts for token in placed.piece.ids[a:b]]
+        features, at = _gather(parts, lambda piece: piece.media, lambda piece: piece.features)
+        deepstack, visual = _gather(
+            parts,
+            lambda piece: piece.visual,
+            lambda piece: None if piece.deepstack is None else piece.deepstack.transpose(0, 1),
         )
-        if self._talker is not None and passed.accepted is not None:
-            try:
-                self._show(embedded, passed.accepted, chunk, self._talker_rows(start))
-            except Exception:
-                self.cache.truncate(start)
-                raise
-        self._last = self.cache.length, passed.hidden[-1]
-        self.computed += len(ids)
-        return len(ids)
 
-    def last_hidden(self) -> Tensor:
-        """[hidden] of the last row, from which the next token is read; everything must be prefilled."""
-        assert not self.missing
+        def taken(hidden: Tensor) -> None:
+            self._last = start + len(ids), hidden
+            self.computed += len(ids)
+
+        return Chunk(
+            cache=self.cache,
+            ids=ids,
+            positions=np.concatenate([placed.positions()[:, a:b] for placed, a, b in parts], axis=1),
+            taken=taken,
+            features=torch.cat(features) if features else None,
+            at=at,
+            deepstack=torch.cat(deepstack).transpose(0, 1) if deepstack else None,
+            visual=visual,
+            listening=self._listening(parts, self._talker_rows(start)),
+        )
+
+    def advance(self, most: int) -> int:
+        """Prefill up to `most` further rows, of both models, by themselves; returns how many."""
+        chunk = self.chunk(most)
+        if chunk is None:
+            return 0
+        read_chunks(self._thinker, self._talker, [chunk])
+        return len(chunk)
+
+    def known_hidden(self) -> Tensor | None:
+        """[hidden] of the last row, from which the next token is read; None if a row is missing. The last row counts as
+        missing when what became of it was not kept."""
+        if self.missing:
+            return None
         if self._last is None or self._last[0] != self.cache.length:
             self.cache.truncate(self.cache.length - 1)
-            self.advance(1)
-        assert self._last is not None
+            return None
         return self._last[1]
 
+    def last_hidden(self) -> Tensor:
+        """As `known_hidden`, read again if need be; everything must be prefilled."""
+        assert not self.missing
+        hidden = self.known_hidden()
+        if hidden is None:
+            self.advance(1)
+            hidden = self.known_hidden()
+        assert hidden is not None
+        return hidden
+
     def talker_place(self) -> TalkerPlace:
-        """Behind all user rows; everything must be prefilled."""
+        """Behind all user rows."""
         self._agree()
         if not self._placed:
             return TalkerPlace(0, 0.0)
@@ -232,10 +254,10 @@ class Context:
             if a < b:
                 yield placed, a, b
 
-    def _show(self, embedded: Tensor, accepted: Tensor, chunk: Sequence[tuple[_Placed, int, int]], known: int) -> None:
-        """Let the talker have the user's rows of a chunk; it has `known` rows of those before."""
-        assert self._talker is not None
-        assert self.talker_cache is not None
+    def _listening(self, chunk: _Chunk, known: int) -> Listening | None:
+        """What the talker hears of a chunk; it has `known` rows of those before."""
+        if self._talker is None or self.talker_cache is None:
+            return None
         rows: list[int] = []
         media: list[int] = []
         positions: list[Offsets] = []
@@ -246,16 +268,9 @@ class Context:
                 rows += range(first, first + b - a)
                 positions.append(placed.talker_positions()[:, a:b])
             first += b - a
-        if rows:
-            self.talker_cache.truncate(known)
-            shown = numbers(rows, embedded.device)
-            self._talker.listen(
-                self.talker_cache,
-                embedded.index_select(0, shown),
-                accepted.index_select(0, shown),
-                media,
-                upload(np.concatenate(positions, axis=1), embedded.device),
-            )
+        if not rows:
+            return None
+        return Listening(self.talker_cache, known, rows, media, np.concatenate(positions, axis=1))
 
 
 def _place(turn: Turn, piece: Piece, before: _Placed | None) -> _Placed:
@@ -284,24 +299,6 @@ def _common(before: Iterable[tuple[TurnRole, Piece]], after: Iterable[tuple[Turn
             yield from ((role == "user", token) for token in piece.ids)
 
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(rows(before), rows(after), strict=False)))
-
-
-_Chunk = Sequence[tuple[_Placed, int, int]]
-
-
-def _media(chunk: _Chunk) -> tuple[Tensor | None, list[int]]:
-    """The features of a chunk's media rows [m, hidden], and which rows these are."""
-    features, at = _gather(chunk, lambda piece: piece.media, lambda piece: piece.features)
-    return (torch.cat(features) if features else None), at
-
-
-def _deepstack(chunk: _Chunk, device: torch.device) -> Deepstack | None:
-    values, at = _gather(
-        chunk,
-        lambda piece: piece.visual,
-        lambda piece: None if piece.deepstack is None else piece.deepstack.transpose(0, 1),
-    )
-    return Deepstack(numbers(at, device), torch.cat(values).transpose(0, 1)) if values else None
 
 
 def _gather(

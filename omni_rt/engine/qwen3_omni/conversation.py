@@ -28,6 +28,7 @@ from omni_rt.engine.qwen3_omni.context import Turn
 from omni_rt.engine.qwen3_omni.heard import Pace
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.reply import PREFILL_ROWS, Reply
+from omni_rt.engine.qwen3_omni.requests import Chunk, Read, Request, Result
 from omni_rt.engine.qwen3_omni.room import Room
 from omni_rt.engine.qwen3_omni.transcription import Transcription
 from omni_rt.engine.qwen3_omni.transcripts import TRANSCRIPT_S, Transcripts
@@ -66,7 +67,7 @@ class Conversation:
         self._tells = tells
         self._settings = settings
         self.context = parts.new_context()
-        self.generator = torch.Generator(device=parts.device).manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         self.pace = Pace()
         self._system = Turn("system")
         self.context.turns.append(self._system)
@@ -85,6 +86,7 @@ class Conversation:
         # Rows that could not be prefilled: not tried again before they change.
         self._stuck: int | None = None
         self._doing: Utterance | Transcription | None = None
+        self._asked: Reply | None = None
         self._now = 0.0
         self.configure(settings)
 
@@ -216,7 +218,7 @@ class Conversation:
             self._replied()
         unfinished = {id(utterance.turn) for utterance in self._pending}
         before = {t.item_id: t for t in self.context.turns if t.item_id and id(t) not in unfinished}
-        asked = self._transcripts.take()
+        asked = self._transcripts.take_all()
         self._remove({id(turn) for turn in [*self.context.turns, *self._waiting] if turn is not self._system})
         self._marks.clear()
         self._replies.clear()
@@ -235,25 +237,56 @@ class Conversation:
             return now + _PREFILL_S
         return None if self._transcripts.due(None, now) is None else now + TRANSCRIPT_S
 
+    def request(self) -> Request | None:
+        """What the next step asks of the machine; None if it has work of its own, or nothing."""
+        self._doing = self._asked = None
+        if self._pending or self._listening:
+            return None
+        if self._behind:
+            chunk = self._next_chunk()
+            return None if chunk is None else Read(chunk)
+        if (transcription := self._transcripts.due(self._reply, self._now)) is not None:
+            self._doing = transcription
+            return self._transcripts.request(transcription)
+        if self._reply is None:
+            return None
+        self._asked = self._reply
+        return self._reply.request()
+
+    def take(self, request: Request, result: Result) -> None:
+        """What became of the request last made. Raises what failed it; but what finds no room while no reply is made is
+        taken out again, so that the rest goes on."""
+        if isinstance(result, EngineError) and self._doing is None and self._reply is None:
+            self._tells.error(result)
+            self._remove({id(turn) for turn in self.context.turns[1:] if not self.context.holds(turn)}, lost=True)
+            self._stuck = self.context.rows
+            return
+        if isinstance(result, Exception):
+            raise result
+        if isinstance(self._doing, Transcription):
+            assert isinstance(result, int)
+            self._transcripts.take(self._doing, result)
+        elif self._asked is not None:
+            self._asked.take(request, result)
+            if self._asked.ended:
+                self._replied()
+
     def step(self) -> None:
-        self._doing = None
-        if self._pending:
+        """One step alone: the request, if there is one, or work of its own."""
+        request = self.request()
+        if request is not None:
+            self.take(request, self._parts.machine.run([request])[0])
+        elif self._pending:
             self._listen(self._pending[0])
             if self._pending[0].finished:
                 self._prior = self._pending.popleft().maximum
-        elif self._reply is None and self._utterance is not None and self._utterance.due:
+        elif self._listening and self._utterance is not None:
             self._listen(self._utterance)
             self._make_room(urgent=False)
             self._room.check(for_reply=False)
-        elif self._behind:
-            self._prefill()
-        elif (transcription := self._transcripts.due(self._reply, self._now)) is not None:
-            self._doing = transcription
-            self._transcripts.step(transcription)
-        elif self._reply is not None:
-            self._reply.step()
-            if self._reply.ended:
-                self._replied()
+        elif self._asked is not None:
+            self._asked.finish()
+            self._replied()
 
     def failed(self, error: Exception) -> None:
         told, doing, self._doing = _told(error), self._doing, None
@@ -273,6 +306,11 @@ class Conversation:
             self._replied()
 
     # -- inside
+
+    @property
+    def _listening(self) -> bool:
+        """Whether what is being said right now is to be worked on."""
+        return self._reply is None and self._utterance is not None and self._utterance.due
 
     @property
     def _unready(self) -> bool:
@@ -359,19 +397,11 @@ class Conversation:
         self.context.changed()
         self._make_room(urgent=False)
 
-    def _prefill(self) -> None:
-        """One step; what finds no room is taken out again, so that the rest goes on."""
-        if self._reply is not None:
-            self.context.advance(PREFILL_ROWS)
-            return
-        try:
+    def _next_chunk(self) -> Chunk | None:
+        if self._reply is None:
             self._refuse_too_large()
             self._make_room(urgent=False)
-            self.context.advance(PREFILL_ROWS)
-        except EngineError as error:
-            self._tells.error(error)
-            self._remove({id(turn) for turn in self.context.turns[1:] if not self.context.holds(turn)}, lost=True)
-            self._stuck = self.context.rows
+        return self.context.chunk(PREFILL_ROWS)
 
     def _refuse_too_large(self) -> None:
         """Turns that leave no room for a reply, whatever else leaves, are taken out, with an error."""

@@ -14,9 +14,10 @@ import torch
 from omni_rt.config import Settings
 from omni_rt.engine.api import Capabilities, EngineError, EngineListener, SessionSettings
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
+from omni_rt.engine.qwen3_omni.machine import PlainMachine
 from omni_rt.engine.qwen3_omni.model import load, loading_bar
 from omni_rt.engine.qwen3_omni.needs import Needs, Place, cache_tokens, needs, place
-from omni_rt.engine.qwen3_omni.parts import Parts, Voice
+from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
 from omni_rt.engine.qwen3_omni.scheduler import Scheduler
@@ -103,15 +104,16 @@ class QwenEngine:
             for decoder in (spec.text, spec.talker.decoder if spec.talker is not None else None)
             if decoder is not None
         ]
+        machine = PlainMachine(omni)
         parts = Parts(
             settings=qwen,
             omni=omni,
+            machine=machine,
             tokenizer=tokenizer,
             prompt=Prompt(tokenizer),
-            scheduler=Scheduler(),
+            scheduler=Scheduler(machine.run),
             pool=pools[0],
             talker_pool=pools[1] if spec.talker is not None else None,
-            speaking=Voice.of(omni),
             context_tokens=min(qwen.context_tokens, spec.text.context),
             frames_per_second=self._settings.media.frames_per_second,
         )

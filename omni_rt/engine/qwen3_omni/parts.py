@@ -15,14 +15,13 @@ from omni_rt.engine.qwen3_omni.audio_stream import AudioStream
 from omni_rt.engine.qwen3_omni.context import Context
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import upload
+from omni_rt.engine.qwen3_omni.machine import Machine
 from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.pictures import PictureBudget
 from omni_rt.engine.qwen3_omni.prompt import Prompt
-from omni_rt.engine.qwen3_omni.sampler import PREDICTOR, TALKER, SamplingParams, SamplingRows
 from omni_rt.engine.qwen3_omni.scheduler import Scheduler
 from omni_rt.engine.qwen3_omni.spec import OmniSpec
-from omni_rt.engine.qwen3_omni.talker import FixedRows
-from omni_rt.engine.qwen3_omni.tokenizer import MARKERS, Tokenizer
+from omni_rt.engine.qwen3_omni.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +35,17 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
-    """What all spoken replies share: the talker's fixed rows, and how its codes and the predictor's are drawn."""
-
-    fixed: FixedRows
-    codes: SamplingRows
-    residuals: SamplingRows
-
-    @classmethod
-    def of(cls, omni: Omni, talking: SamplingParams = TALKER, predicting: SamplingParams = PREDICTOR) -> Voice | None:
-        """None for a model that does not speak."""
-        if omni.talker is None:
-            return None
-        fixed = omni.talker.fixed_rows(omni.thinker.embed)
-        return cls(fixed, SamplingRows.of([talking], omni.device), SamplingRows.of([predicting], omni.device))
-
-
-@dataclass(frozen=True, slots=True)
 class Parts:
-    """`talker_pool` and `speaking` are None for a model that does not speak."""
+    """`talker_pool` is None for a model that does not speak."""
 
     settings: QwenSettings
     omni: Omni
+    machine: Machine
     tokenizer: Tokenizer
     prompt: Prompt
     scheduler: Scheduler
     pool: KVPool
     talker_pool: KVPool | None
-    speaking: Voice | None
     context_tokens: int
     frames_per_second: float
 
@@ -117,11 +99,3 @@ class Parts:
         values = upload(patches.values, self.device).to(self.omni.dtype)
         features, deepstack = self.omni.thinker.model.visual.encode(values, patches.grids)
         return Seen(patches.token_grid, features, deepstack)
-
-    def suppressed(self, *, tools: bool) -> Tensor:
-        """bool [vocab]: what a reply cannot hold: markers of turns, media and speech, padding, unasked-for calls."""
-        marked = torch.ones(self.spec.text.vocab, dtype=torch.bool)
-        marked[: min(MARKERS.values())] = False
-        allowed = ["<|im_end|>", "<think>", "</think>", *(("<tool_call>", "</tool_call>") if tools else ())]
-        marked[[MARKERS[name] for name in allowed]] = False
-        return marked.to(self.device)

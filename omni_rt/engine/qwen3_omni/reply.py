@@ -11,11 +11,9 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from omni_rt.engine.api import (
     AudioDelta,
@@ -34,7 +32,8 @@ from omni_rt.engine.qwen3_omni.context import Context, Turn
 from omni_rt.engine.qwen3_omni.heard import Pace
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.reading import Call, Event, Problem, ReplyReader, Speak, Thought
-from omni_rt.engine.qwen3_omni.sampler import THINKER, SamplingRows, choose, noise
+from omni_rt.engine.qwen3_omni.requests import Choice, Frame, Made, Read, Request, Result
+from omni_rt.engine.qwen3_omni.sampler import THINKER, noise
 from omni_rt.engine.qwen3_omni.speech import FRAME_S, Speech
 from omni_rt.engine.qwen3_omni.written import Kept, Written
 
@@ -78,8 +77,9 @@ class Reply:
         self._context: Context
         self._pace: Pace
         self._generator: torch.Generator
-        self._rows: SamplingRows
-        self._suppressed: Tensor
+        self._temperature = THINKER.temperature
+        self._allowed = "reply"
+        self._uniform: float | None = None
 
     def begin(self, conversation: Conversation, settings: SessionSettings) -> None:
         """Take the place behind all turns. What is said from here on belongs behind it."""
@@ -97,11 +97,9 @@ class Reply:
         self._context.changed()
         self._begun = True
         self._computed_before = self._context.computed
-        temperature = next(
-            (t for t in (options.temperature, settings.temperature) if t is not None), THINKER.temperature
-        )
-        self._rows = SamplingRows.of([replace(THINKER, temperature=temperature)], parts.device)
-        self._suppressed = parts.suppressed(tools=bool(tools) and options.tool_choice != "none")
+        asked = (t for t in (options.temperature, settings.temperature) if t is not None)
+        self._temperature = next(asked, THINKER.temperature)
+        self._allowed = "reply_with_tools" if tools and options.tool_choice != "none" else "reply"
         if options.audio and parts.omni.talker is not None:
             self._speech = Speech(parts, self._context, settings.voice, self._generator)
         for token in forced:
@@ -119,19 +117,33 @@ class Reply:
             return 0.0 if self._spoken else now
         return speech.deadline()
 
-    def step(self) -> None:
-        """The next token or frame."""
+    def request(self) -> Request | None:
+        """The next token or frame; None when `finish` is next."""
         speech = self._speech if self._speech is not None and not self._speech.whole else None
         if not self._first:
-            self._first_token()
-        elif self._thinking and (speech is None or (len(self._spoken) < _AHEAD and not self._frame_due())):
-            self._think()
-        elif speech is not None and (self._spoken or speech.begun):
-            self._speak()
-        else:
-            if self._last is not None:
-                self._put(AudioDelta(self.generation, self._last, self._written.text_left()))
-            self.end(self._end_reason)
+            return self._read()
+        if self._thinking and (speech is None or (len(self._spoken) < _AHEAD and not self._frame_due())):
+            return self._read()
+        if speech is not None and (self._spoken or speech.begun):
+            if not self._spoken and self._thinking and self._reader.speaking:
+                raise ValueError("the next token of the text must be waited for")
+            return speech.frame(self._spoken[0] if self._spoken else None)
+        return None
+
+    def take(self, request: Request, result: Result) -> None:
+        """What became of a request."""
+        if isinstance(request, Frame):
+            assert isinstance(result, Made)
+            self._heard_frame(request, result)
+        elif request.choice is not None:
+            assert isinstance(result, int)
+            self._take_token(result)
+
+    def finish(self) -> None:
+        """Nothing is left to be read or spoken."""
+        if self._last is not None:
+            self._put(AudioDelta(self.generation, self._last, self._written.text_left()))
+        self.end(self._end_reason)
 
     def fail(self, code: str, message: str) -> None:
         self._finish("failed", f"{code}: {message}")
@@ -167,27 +179,23 @@ class Reply:
             return False
         return not speech.begun or speech.deadline() < time.monotonic() + _LEAD_S
 
-    def _first_token(self) -> None:
-        if self._context.missing:
-            self._context.advance(PREFILL_ROWS)
-            if self._context.missing:
-                return
-        if self._speech is not None:
-            self._speech.prepare()
-        self._first = True
-        self._input_tokens = self._context.rows
-        self._evaluated = self._context.computed - self._computed_before
-        self._think()
+    def _read(self) -> Read:
+        """What is missing, and when nothing will be, a token; a token's own row is read only if another one follows."""
+        hidden = self._context.known_hidden()
+        chunk = self._context.chunk(PREFILL_ROWS) if hidden is None else None
+        if chunk is not None and self._context.missing > len(chunk):
+            return Read(chunk)
+        if self._uniform is None:
+            self._uniform = float(noise(self._generator, 1))
+        line = self._speech.begin() if self._speech is not None and not self._first else None
+        return Read(chunk, hidden, Choice(self._temperature, self._allowed, self._uniform), line)
 
-    def _think(self) -> None:
-        """Read one token; its own row is computed now only if another one follows it."""
-        if self._context.missing:
-            self._context.advance(PREFILL_ROWS)
-            if self._context.missing:
-                return
-        logits = self._parts.omni.thinker.logits(self._context.last_hidden()[None])
-        uniform = noise(self._generator, 1)
-        token = int(choose(logits, self._rows, uniform, suppressed=self._suppressed))
+    def _take_token(self, token: int) -> None:
+        self._uniform = None
+        if not self._first:
+            self._first = True
+            self._input_tokens = self._context.rows
+            self._evaluated = self._context.computed - self._computed_before
         if token == self._parts.spec.tokens.im_end:
             self._written_all("completed")
             return
@@ -219,11 +227,11 @@ class Reply:
                     self._written.leave_out()
                     log.warning("reply %d: %s: %s", self.generation, code, message)
 
-    def _speak(self) -> None:
-        """One frame, with the next token of the text if there is one."""
+    def _heard_frame(self, frame: Frame, made: Made) -> None:
         assert self._speech is not None
-        token = self._spoken.popleft() if self._spoken else None
-        pcm = self._speech.frame(token, ended=not (self._thinking and self._reader.speaking))
+        if frame.token is not None:
+            self._spoken.popleft()
+        pcm = self._speech.take(frame, made)
         if self._speech.whole:
             self._last = pcm
         elif pcm is not None:

@@ -1,7 +1,8 @@
 """The one thread that computes: it takes commands in order, and between them does the most urgent bounded step.
 
 Work tells when it is due as a deadline in seconds of the scheduler's clock; the earliest goes first. A deadline in the
-past is merely urgent; one that lies further away than `AHEAD_S` is not worked on yet.
+past is merely urgent; one that lies further away than `AHEAD_S` is not worked on yet. Steps that ask the same of the
+machine are one pass: the most urgent one takes along those of other work.
 """
 
 from __future__ import annotations
@@ -10,16 +11,24 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
 
+from omni_rt.engine.qwen3_omni.requests import Read, Request, Result
+
 log = logging.getLogger(__name__)
 
 AHEAD_S = 3.0
 """How long before its deadline a step may be done: the lead of made speech over heard speech."""
+TOGETHER = 64
+"""Most requests of a pass."""
+MOST_ROWS = 512
+"""Most rows of a pass."""
+FEW_ROWS = 64
+"""The same for one that somebody waits for and that has fewer rows itself: others shall not slow it."""
 
 
 class Work(Protocol):
@@ -28,23 +37,35 @@ class Work(Protocol):
     def deadline(self, now: float) -> float | None:
         """When its next step should be done, in seconds; None when there is nothing to do."""
 
+    def request(self) -> Request | None:
+        """What its next step asks of the machine, if that is all it does; asked for again after every step."""
+
+    def take(self, request: Request, result: Result) -> None:
+        """What became of the request. What it raises goes to `failed`."""
+
     def step(self) -> None:
-        """One step, bounded in cost. What it raises goes to `failed`."""
+        """One step without the machine, bounded in cost. What it raises goes to `failed`."""
 
     def failed(self, error: Exception) -> None: ...
 
 
 class Scheduler:
-    """`post` may be called from any thread; everything posted and all steps run on one thread, in inference mode."""
+    """`post` may be called from any thread; everything posted and all steps run on one thread, in inference mode.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    `run` is the machine's: requests of one kind to their results.
+    """
+
+    def __init__(
+        self, run: Callable[[Sequence[Request]], list[Result]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._run_requests = run
         self._clock = clock
         self._changed = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._works: list[Work] = []
         self._closing = False
         self.steps = 0
-        self._thread = threading.Thread(target=self._run, name="qwen3-omni", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="qwen3-omni", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -73,7 +94,7 @@ class Scheduler:
             self._thread.join()
 
     @torch.inference_mode()
-    def _run(self) -> None:
+    def _work(self) -> None:
         while True:
             with self._changed:
                 command = self._commands.popleft() if self._commands else None
@@ -83,21 +104,18 @@ class Scheduler:
                 self._guard(command)
                 continue
             now = self._clock()
-            at, work = self._most_urgent(now)
-            if at is None or work is None or at > now + AHEAD_S:
+            urgent = self._by_deadline(now)
+            if not urgent or urgent[0][0] > now + AHEAD_S:
                 with self._changed:
                     if not self._commands and not self._closing:
-                        self._changed.wait(None if at is None else max(0.001, at - now - AHEAD_S))
+                        self._changed.wait(max(0.001, urgent[0][0] - now - AHEAD_S) if urgent else None)
                 continue
             self.steps += 1
-            self._works.append(self._works.pop(self._works.index(work)))  # among equals it is the others' turn
-            try:
-                work.step()
-            except Exception as error:
-                self._guard(partial(work.failed, error))
+            self._step(urgent, now)
 
-    def _most_urgent(self, now: float) -> tuple[float | None, Work | None]:
-        first: tuple[float | None, Work | None] = None, None
+    def _by_deadline(self, now: float) -> list[tuple[float, Work]]:
+        """All work that has something to do; among equals in the order of waiting."""
+        found: list[tuple[float, Work]] = []
         for work in list(self._works):
             try:
                 at = work.deadline(now)
@@ -105,9 +123,61 @@ class Scheduler:
                 self.remove(work)
                 self._guard(partial(work.failed, error))
                 continue
-            if at is not None and (first[0] is None or at < first[0]):
-                first = at, work
-        return first
+            if at is not None:
+                found.append((at, work))
+        return sorted(found, key=lambda each: each[0])
+
+    def _step(self, urgent: Sequence[tuple[float, Work]], now: float) -> None:
+        """The first one's step, and those of others that ask the same."""
+        at, first = urgent[0]
+        try:
+            request = first.request()
+            if request is None:
+                self._done_by(first)
+                first.step()
+                return
+        except Exception as error:
+            self._guard(partial(first.failed, error))
+            return
+        together = [(first, request), *self._joining(request, urgent[1:], now, waited_for=at <= now)]
+        try:
+            results = self._run_requests([each for _, each in together])
+        except Exception as error:
+            results = [error] * len(together)
+        for (work, each), result in zip(together, results, strict=True):
+            self._done_by(work)
+            try:
+                work.take(each, result)
+            except Exception as error:
+                self._guard(partial(work.failed, error))
+
+    def _joining(
+        self, first: Request, others: Sequence[tuple[float, Work]], now: float, *, waited_for: bool
+    ) -> list[tuple[Work, Request]]:
+        found: list[tuple[Work, Request]] = []
+        rows = first.rows if isinstance(first, Read) else 0
+        most = max(rows, FEW_ROWS) if waited_for else MOST_ROWS
+        for at, work in others:
+            if at > now + AHEAD_S or len(found) + 1 >= TOGETHER:
+                break
+            try:
+                request = work.request()
+            except Exception as error:
+                self._guard(partial(work.failed, error))
+                continue
+            if request is None or type(request) is not type(first):
+                continue
+            if isinstance(request, Read):
+                if rows + request.rows > most:
+                    continue
+                rows += request.rows
+            found.append((work, request))
+        return found
+
+    def _done_by(self, work: Work) -> None:
+        """Among equals it is the others' turn."""
+        if work in self._works:
+            self._works.append(self._works.pop(self._works.index(work)))
 
     def _guard(self, command: Callable[[], None]) -> None:
         try:

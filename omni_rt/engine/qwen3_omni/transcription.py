@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from omni_rt.engine.qwen3_omni.context import Context, Turn
-from omni_rt.engine.qwen3_omni.decoder import Span
 from omni_rt.engine.qwen3_omni.kv_cache import KVCache
-from omni_rt.engine.qwen3_omni.layers import numbers, upload
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.pieces import line
+from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Read
 from omni_rt.engine.qwen3_omni.utterance import Utterance
 
 # Nobody says more tokens than this in a second; and something to start with.
@@ -40,15 +41,19 @@ class Transcription:
             self._cache.close()
             self._cache = None
 
-    def step(self, context: Context) -> str | None:
-        """One token further; the text when it is done. `context` must hold the utterance's turn, prefilled."""
+    def request(self, context: Context) -> Read | None:
+        """One token further; None if there is nothing to write. `context` must hold the utterance's turn, prefilled."""
         if self._cache is None:
             if not self._utterance.audio_tokens or not context.holds(self.turn):
-                return ""
+                return None
             self._cache, self._position = context.fork_before_close(self.turn)
             self._next = (*self._utterance.ending, *self._parts.prompt.transcription)
             self._left = _TOKENS + _TOKENS_A_SECOND * self._utterance.samples // 16_000
-        token = self._read()
+        chunk = Chunk(self._cache, self._next, line(len(self._next), self._position), self._taken)
+        return Read(chunk, choice=Choice(0.0, "any", 0.0))
+
+    def take(self, token: int) -> str | None:
+        """The text when it is done."""
         if token == self._parts.spec.tokens.im_end or self._left <= 0:
             self.close()
             return (self._text + self._stream.finish()).strip()
@@ -57,12 +62,5 @@ class Transcription:
         self._left -= 1
         return None
 
-    def _read(self) -> int:
-        thinker = self._parts.omni.thinker
-        assert self._cache is not None
-        n = len(self._next)
-        ids = numbers(self._next, self._parts.device)
-        positions = upload(line(n, self._position), self._parts.device)
-        passed = thinker(thinker.embed(ids), positions, [Span(self._cache, n)])
-        self._position += n
-        return int(thinker.logits(passed.hidden[-1:]).argmax())
+    def _taken(self, _: Tensor) -> None:
+        self._position += len(self._next)

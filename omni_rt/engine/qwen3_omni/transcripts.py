@@ -9,6 +9,7 @@ from omni_rt.engine.api import Transcript
 from omni_rt.engine.qwen3_omni.context import Context, Turn
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.reply import Reply
+from omni_rt.engine.qwen3_omni.requests import Read
 from omni_rt.engine.qwen3_omni.transcription import Transcription
 from omni_rt.engine.qwen3_omni.utterance import Utterance
 
@@ -40,11 +41,21 @@ class Transcripts:
             return None
         return next((t for t in self._asked if self._context.holds(t.turn)), None)
 
-    def step(self, transcription: Transcription) -> None:
-        text = transcription.step(self._context)
+    def request(self, transcription: Transcription) -> Read | None:
+        """Its next step; None if there is nothing to write, and then it is done."""
+        request = transcription.request(self._context)
+        if request is None:
+            self._write(transcription, "")
+        return request
+
+    def take(self, transcription: Transcription, token: int) -> None:
+        text = transcription.take(token)
         if text is not None:
-            self._asked.remove(transcription)
-            self.done(transcription.item_id, text)
+            self._write(transcription, text)
+
+    def _write(self, transcription: Transcription, text: str) -> None:
+        self._asked.remove(transcription)
+        self.done(transcription.item_id, text)
 
     def done(self, item_id: str, text: str = "") -> None:
         self._tell(Transcript(item_id, text, final=True))
@@ -61,7 +72,7 @@ class Transcripts:
         """Those of turns, by identity."""
         return [transcription for transcription in self._asked if id(transcription.turn) in turns]
 
-    def take(self) -> Iterable[Transcription]:
+    def take_all(self) -> Iterable[Transcription]:
         """All of them, for `ask_again`."""
         asked, self._asked = self._asked, deque()
         return asked

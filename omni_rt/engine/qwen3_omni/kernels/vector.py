@@ -1,0 +1,79 @@
+"""Products of one row with a weight matrix, for steps of a single session: all that counts is reading the weights once.
+
+A program reads whole rows of the weights in one go, so that everything it needs is under way before it computes.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Numbers of a weight tile that a program holds in registers.
+_TILE = 16_384
+
+
+@triton.jit
+def _product(
+    x, weight, norm, residual, out, inner, outer, eps,
+    ROWS: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, ROUND: tl.constexpr, PAIR: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    cols = tl.arange(0, COLS)
+    inside = cols < inner
+    mask = (rows < outer)[:, None] & inside[None, :]
+    at = rows.to(tl.int64)[:, None] * inner + cols[None, :]
+    tile = tl.load(weight + at, mask=mask, other=0.0)
+    if PAIR:
+        second = tl.load(weight + at + outer.to(tl.int64) * inner, mask=mask, other=0.0)
+    row = tl.load(x + cols, mask=inside, other=0.0).to(tl.float32)
+    if NORM:
+        row = row * tl.rsqrt(tl.sum(row * row, 0) / inner + eps)
+        row = row * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
+    if ROUND:
+        row = row.to(weight.dtype.element_ty).to(tl.float32)
+    made = tl.sum(tile.to(tl.float32) * row[None, :], 1)
+    if PAIR:
+        up = tl.sum(second.to(tl.float32) * row[None, :], 1)
+        made = made * tl.sigmoid(made) * up
+    if RESIDUAL:
+        made += tl.load(residual + rows, mask=rows < outer, other=0.0)
+    tl.store(out + rows, made.to(out.dtype.element_ty), mask=rows < outer)
+
+
+def product(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    rounded: bool = True,
+    residual: Tensor | None = None,
+    pair: bool = False,
+    out: Tensor,
+) -> Tensor:
+    """`weight` [outer, inner] times the row `x` [1, inner] into `out` [1, outer].
+
+    `norm` [inner]: the row is root-mean-square normed first, in float32, and rounded to the weight's dtype if
+    `rounded`. `residual` float32 [1, outer] is added; it may be `out`. `pair`: the first half of the weight's rows are
+    a gate and the second what it gates, silu(gate) * up.
+    """
+    outer, inner = weight.shape
+    outer //= 1 + pair
+    cols = triton.next_power_of_2(inner)
+    rows = max(1, _TILE // cols // (1 + pair))
+    while rows > 2 and -(-outer // rows) < 128:
+        rows //= 2
+    _product[(triton.cdiv(outer, rows),)](
+        x, weight, weight if norm is None else norm, out if residual is None else residual, out, inner, outer, eps,
+        ROWS=rows, COLS=cols, NORM=norm is not None, ROUND=rounded, PAIR=pair, RESIDUAL=residual is not None,
+        num_warps=8 if rows * cols * (1 + pair) >= 8192 else 4,
+    )  # fmt: skip
+    return out
+
+
+def empty(like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A row for the result of a product."""
+    return torch.empty(like.shape[0], width, device=like.device, dtype=dtype or like.dtype)
