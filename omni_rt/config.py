@@ -57,6 +57,9 @@ class QwenSettings(Section):
     )
     device: str = Field("auto", description="cuda, cuda:N or cpu; auto takes a GPU when there is one")
     dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="auto: bfloat16 on a GPU, else float32")
+    machine: Literal["auto", "fast", "plain"] = Field(
+        "auto", description="fast: kernels and CUDA graphs; plain: PyTorch; auto: fast on a GPU in bfloat16"
+    )
     voice: str = Field("", description="voice of sessions that name none; empty: Ethan, else the model's first")
     audio_window_s: Literal[1, 2, 8] = Field(2, description="seconds of speech encoded together; 8: the offline result")
     context_tokens: int = Field(32_768, ge=512, le=65_536, description="context per session")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -7,6 +8,13 @@ import pytest
 
 # the engine's own packages come with the extra `qwen`
 collect_ignore_glob = [] if find_spec("torch") and find_spec("transformers") else ["test_*.py"]
+
+# Triton's kernels run in its interpreter where there is no GPU; it is chosen when a kernel's module is loaded.
+if find_spec("torch"):
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -97,6 +97,10 @@ class Snake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels, n] -> the same"""
+        if x.is_cuda:
+            from omni_rt.engine.qwen3_omni.kernels.snake import snake  # Triton comes with PyTorch for CUDA
+
+            return snake(x, self.alpha, self.beta)
         wide = x.float()
         alpha, beta = self.alpha.float().exp()[:, None], self.beta.float().exp()[:, None]
         return (wide + (wide * alpha).sin().square() / (beta + 1e-9)).to(x.dtype)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import secrets
 import sys
+import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -14,8 +17,8 @@ import torch
 from omni_rt.config import Settings
 from omni_rt.engine.api import Capabilities, EngineError, EngineListener, SessionSettings
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
-from omni_rt.engine.qwen3_omni.machine import PlainMachine
-from omni_rt.engine.qwen3_omni.model import load, loading_bar
+from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
+from omni_rt.engine.qwen3_omni.model import Omni, load, loading_bar
 from omni_rt.engine.qwen3_omni.needs import Needs, Place, cache_tokens, needs, place
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.prompt import Prompt
@@ -25,6 +28,8 @@ from omni_rt.engine.qwen3_omni.session import QwenSession
 from omni_rt.engine.qwen3_omni.tokenizer import Tokenizer
 from omni_rt.models.manifest import QWEN_TOKENIZER, UnknownModel
 from omni_rt.models.store import ModelMissing, ModelStore
+
+log = logging.getLogger(__name__)
 
 LANGUAGES = ("en", "zh", "ko", "ja", "de", "ru", "it", "fr", "es", "pt")
 """Those that the released models both understand and speak."""
@@ -104,7 +109,7 @@ class QwenEngine:
             for decoder in (spec.text, spec.talker.decoder if spec.talker is not None else None)
             if decoder is not None
         ]
-        machine = PlainMachine(omni)
+        machine = self._machine(omni, pools)
         parts = Parts(
             settings=qwen,
             omni=omni,
@@ -120,6 +125,26 @@ class QwenEngine:
         if qwen.voice:
             parts.check(SessionSettings(voice=qwen.voice))
         return parts
+
+    def _machine(self, omni: Omni, pools: list[KVPool]) -> Machine:
+        wanted, fit = self._settings.qwen.machine, omni.device.type == "cuda" and omni.dtype == torch.bfloat16
+        if wanted == "plain" or (wanted == "auto" and not fit):
+            return PlainMachine(omni)
+        if find_spec("triton") is None:
+            raise EngineError("no_triton", "qwen.machine 'fast' needs Triton: pip install triton, or set it to 'plain'")
+        from omni_rt.engine.qwen3_omni.fast_machine import FastMachine
+
+        begun = time.monotonic()
+        with torch.inference_mode():
+            machine = FastMachine(
+                omni,
+                pools[0],
+                pools[1] if len(pools) > 1 else None,
+                lines=self._settings.server.max_sessions,
+                progress=lambda part: log.info("capturing the steps of the %s", part),
+            )
+        log.info("%d graphs captured in %.1f s", machine.graphs, time.monotonic() - begun)
+        return machine
 
     def _tokenizer(self, weights: str) -> Tokenizer:
         if RandomSource.parse(weights) is None:

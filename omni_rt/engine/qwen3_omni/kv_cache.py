@@ -49,7 +49,9 @@ class KVPool:
         self.page = page
         self.pages = -(-tokens // page)
         self.context = spec.context
-        shape = (spec.layers, self.pages * page, spec.kv_heads, spec.head_dim)
+        self.spare = self.pages * page
+        """First slot of a page that is never handed out: rows of a pass that are none are written there."""
+        shape = (spec.layers, (self.pages + 1) * page, spec.kv_heads, spec.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self._users = [0] * self.pages

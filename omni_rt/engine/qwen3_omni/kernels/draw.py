@@ -110,7 +110,7 @@ def draw(
     _draw[(batch,)](
         logits, logits if seen is None else seen, logits if suppressed is None else suppressed,
         temperature, top_k, tail, penalty, greedy, uniform, codes, table, embedded, total,
-        vocab, hidden, uniform.stride(0), number, codes.stride(0), number,
+        vocab, hidden, uniform.stride(0), number * uniform.stride(1), codes.stride(0), number * codes.stride(1),
         VOCAB=triton.next_power_of_2(vocab), HIDDEN=triton.next_power_of_2(hidden), SEEN=seen is not None,
         SUPPRESSED=suppressed is not None, ADD=number > 0, num_warps=4,
     )  # fmt: skip

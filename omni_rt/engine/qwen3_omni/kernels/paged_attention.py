@@ -96,12 +96,12 @@ def _combine(
     dims = tl.arange(0, DIMS)
     splits = tl.arange(0, SPLITS)
     spot = row.to(tl.int64) * HEADS + head
-    live = tl.load(lengths + row) > 0
+    live = tl.load(lengths + row + splits * 0) > 0
     top = tl.load(largest + spot * SPLITS + splits, mask=live, other=0.0)
     total = tl.load(sums + spot * SPLITS + splits, mask=live, other=1.0)
     share = tl.exp(top - tl.max(top, 0))
     read = (spot * SPLITS + splits)[:, None] * DIM + dims[None, :]
-    part = tl.load(partial + read, mask=live & (dims < DIM)[None, :], other=0.0)
+    part = tl.load(partial + read, mask=live[:, None] & (dims < DIM)[None, :], other=0.0)
     made = tl.sum(part * share[:, None], 0) / tl.sum(total * share, 0)
     tl.store(out + spot * DIM + dims, made.to(out.dtype.element_ty), mask=dims < DIM)
 

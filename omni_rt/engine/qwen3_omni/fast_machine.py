@@ -1,0 +1,325 @@
+"""The machine on kernels and CUDA graphs: requests of many sessions are one graph of a size that was captured before.
+
+Everything a step needs is copied to the device at once and what it gives is copied back at once; within a step the
+host does not wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omni_rt.engine.api import EngineError, Pcm
+from omni_rt.engine.qwen3_omni.attention import Span
+from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
+from omni_rt.engine.qwen3_omni.fast_talker import FastTalker, Heard
+from omni_rt.engine.qwen3_omni.graphs import Graphs
+from omni_rt.engine.qwen3_omni.kv_cache import KVPool
+from omni_rt.engine.qwen3_omni.layers import numbers
+from omni_rt.engine.qwen3_omni.machine import TOKEN_SETS, suppressed, thinker_params
+from omni_rt.engine.qwen3_omni.model import Omni
+from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, PassMemory, upload_into
+from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Frame, Line, Read, Request, Result
+from omni_rt.engine.qwen3_omni.sampler import (
+    PREDICTOR,
+    TALKER,
+    THINKER,
+    SamplingParams,
+    SamplingRows,
+    probabilities,
+    sample,
+)
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+ROWS = (16, 32, 64, 128, 256, 512)
+# Tokens of the thinker that can be chosen: its top-k is smaller, and what is equal to the last of these is rare.
+_CANDIDATES = 64
+
+
+class FastMachine:
+    """Shares the weights of `omni`, which must be on a CUDA device in bfloat16 to be fast. `pool` and `talker_pool` are
+    those of the sessions' caches."""
+
+    def __init__(
+        self,
+        omni: Omni,
+        pool: KVPool,
+        talker_pool: KVPool | None,
+        *,
+        lines: int = 64,
+        batches: Sequence[int] = BATCHES,
+        rows: Sequence[int] = ROWS,
+        talking: SamplingParams = TALKER,
+        predicting: SamplingParams = PREDICTOR,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Captures all graphs; `progress` hears what is captured."""
+        device, spec = omni.device, omni.spec
+        thinker, most = omni.thinker, max(*rows, *batches)
+        self._omni, self._device = omni, device
+        self._graphs = Graphs(device)
+        self._accept = thinker.accept_layer
+        progress("thinker")
+        self._decoder = FastDecoder(thinker.model.language_model, pool)
+        self._embed = thinker.model.language_model.embed_tokens.weight
+        self._head = thinker.lm_head.weight
+        dtype, width, vocab = self._embed.dtype, spec.text.hidden, spec.text.vocab
+        self._features = torch.zeros(most, width, device=device, dtype=dtype)
+        self._deepstack = torch.zeros(len(spec.vision.deepstack), most, width, device=device, dtype=dtype)
+        self._embedded, self._accepted, self._hidden = (
+            torch.zeros(most, width, device=device, dtype=dtype) for _ in range(3)
+        )
+        self._batches, self._most_rows = list(batches), max(rows)
+        self._buckets = [Bucket(n, 1, n) for n in batches], [Bucket(n, BLOCK, max(batches)) for n in rows]
+        self._memory = PassMemory(pool, most=most, sequences=max(batches), fields=("token", "given"), device=device)
+        for bucket in (*self._buckets[0], *self._buckets[1]):
+            self._graphs.add(("read", bucket), partial(self._read_step, bucket))
+
+        self._choosing = torch.zeros(max(batches), width, device=device, dtype=dtype)
+        self._choice = torch.zeros(max(batches), 4, device=device, dtype=torch.int32)
+        self._tokens = torch.zeros(max(batches), device=device, dtype=torch.int64)
+        self._tokens_host = torch.zeros(max(batches), dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._chosen: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        masks = suppressed(vocab)
+        self._banned = torch.stack([masks[name] for name in TOKEN_SETS]).to(device)
+        for batch in self._batches:
+            self._graphs.add(("choose", batch), partial(self._choose_step, batch))
+        self._talker: FastTalker | None = None
+        if omni.talker is not None and talker_pool is not None:
+            progress("talker")
+            self._talker = FastTalker(
+                omni, talker_pool, self._graphs, slots=lines, batches=batches, rows=[*rows, 2 * max(rows)],
+                talking=talking, predicting=predicting, embedded=self._embedded, accepted=self._accepted,
+            )  # fmt: skip
+
+    @property
+    def graphs(self) -> int:
+        """How many were captured."""
+        return len(self._graphs)
+
+    def run(self, requests: Sequence[Request]) -> list[Result]:
+        reads = [request for request in requests if isinstance(request, Read)]
+        frames = [request for request in requests if isinstance(request, Frame)]
+        assert not (reads and frames)
+        if frames:
+            return self._frames(frames)
+        results: list[Result] = []
+        for part in self._parts(reads):
+            results += self._read(part)
+        return results
+
+    def flush(self, line: Line) -> Pcm:
+        assert self._talker is not None
+        tail: Pcm = self._talker.flush(line)
+        return tail
+
+    def release(self, line: Line) -> None:
+        if self._talker is not None:
+            self._talker.release(line)
+
+    # -- reading
+
+    def _parts(self, reads: Sequence[Read]) -> list[list[Read]]:
+        """In passes that are not too large."""
+        parts: list[list[Read]] = []
+        rows = 0
+        for read in reads:
+            if read.rows > self._most_rows:
+                raise ValueError(f"a pass has {self._most_rows} rows at most, not {read.rows}")
+            rows += read.rows
+            if not parts or rows > self._most_rows or len(parts[-1]) == self._batches[-1]:
+                parts.append([])
+                rows = read.rows
+            parts[-1].append(read)
+        return parts
+
+    def _read(self, reads: Sequence[Read]) -> list[Result]:
+        try:
+            return self._read_all(reads)
+        except Exception:
+            for read in reads:
+                if read.line is not None:
+                    self.release(read.line)
+                if read.chunk is not None:
+                    _give_back(read.chunk)
+            raise
+
+    def _read_all(self, reads: Sequence[Read]) -> list[Result]:
+        results: list[Result] = [None] * len(reads)
+        hidden: dict[int, Tensor] = {n: read.hidden for n, read in enumerate(reads) if read.hidden is not None}
+        passing: list[int] = []
+        heard: list[Heard] = []
+        start = 0
+        for n, read in enumerate(reads):
+            try:
+                each = self._room(read, start)
+            except EngineError as error:
+                results[n] = error
+                hidden.pop(n, None)
+                continue
+            if each is not None:
+                heard.append(each)
+            if read.chunk is not None:
+                passing.append(n)
+                start += read.rows
+        chunks = [chunk for n in passing if (chunk := reads[n].chunk) is not None]
+        if chunks:
+            for n, chunk, last in zip(passing, chunks, self._pass(chunks), strict=True):
+                hidden[n] = last
+                chunk.taken(last)
+        choosing = [(n, choice) for n, read in enumerate(reads) if (choice := read.choice) is not None and n in hidden]
+        if choosing:
+            self._choose([hidden[n] for n, _ in choosing], [choice for _, choice in choosing])
+            self._tokens_host.copy_(self._tokens, non_blocking=True)
+            if self._chosen is not None:
+                self._chosen.record()
+        if heard and self._talker is not None:  # meanwhile the tokens are on their way to the host
+            self._listen(heard)
+        if choosing and self._chosen is not None:
+            self._chosen.synchronize()
+        for (n, _), token in zip(choosing, self._tokens_host.tolist(), strict=False):
+            results[n] = token
+        return results
+
+    def _room(self, read: Read, start: int) -> Heard | None:
+        """Room for a request, which begins at row `start` of the pass. Raises EngineError, with nothing changed."""
+        heard = None
+        if self._talker is not None and (read.line is not None or (read.chunk and read.chunk.listening)):
+            heard = Heard(read.chunk.listening if read.chunk else None, start, read.line)
+            heard.reserve()
+        if read.chunk is not None:
+            read.chunk.cache.reserve(len(read.chunk))
+        if read.line is not None and self._talker is not None:
+            self._talker.open(read.line)
+        return heard
+
+    def _pass(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """The last hidden state of each chunk."""
+        rows = sum(map(len, chunks))
+        alone = all(len(chunk) == 1 and chunk.features is None and chunk.listening is None for chunk in chunks)
+        bucket = next(bucket for bucket in self._buckets[not alone] if bucket.rows >= rows)
+        starts = np.cumsum([0, *map(len, chunks)]).tolist()
+        given = np.zeros(rows, np.int32)
+        for chunk, start in zip(chunks, starts, strict=False):
+            if chunk.features is not None:
+                places = [start + row for row in chunk.at]
+                given[places] = 1
+                self._features.index_copy_(0, numbers(places, self._device), chunk.features.to(self._features.dtype))
+        seen = [
+            numbers([start + row for row in chunk.visual], self._device)
+            for chunk, start in zip(chunks, starts, strict=False)
+            if chunk.deepstack is not None
+        ]
+        stacks = [chunk.deepstack for chunk in chunks if chunk.deepstack is not None]
+        for at, stack in zip(seen, stacks, strict=True):
+            self._deepstack.index_copy_(1, at, stack.to(self._deepstack.dtype))
+        spans = [Span(chunk.cache, len(chunk)) for chunk in chunks]
+        positions = np.concatenate([chunk.positions for chunk in chunks], axis=1)
+        tokens = [token for chunk in chunks for token in chunk.ids]
+        self._memory.write(bucket, spans, positions, {"token": tokens, "given": given})
+        self._graphs.run(("read", bucket))
+        for at in seen:
+            self._deepstack.index_fill_(1, at, 0)
+        for span in spans:
+            span.cache.commit(span.rows)
+        last = numbers([end - 1 for end in starts[1:]], self._device)
+        return list(self._hidden.index_select(0, last))
+
+    def _read_step(self, bucket: Bucket) -> None:
+        n = bucket.rows
+        given = self._memory.view(bucket)
+        embedded = self._embed.index_select(0, given.fields["token"])
+        if bucket.block == 1:
+            hidden, _ = self._decoder(embedded.float(), bucket, given)
+            self._hidden[:n] = hidden
+            return
+        self._embedded[:n] = embedded
+        rows = torch.where((given.fields["given"] == 1)[:, None], self._features[:n], embedded)
+        hidden, accepted = self._decoder(
+            rows.float(), bucket, given, deepstack=self._deepstack[:, :n], capture=self._accept
+        )
+        self._hidden[:n] = hidden
+        if accepted is not None:
+            self._accepted[:n] = accepted
+
+    def _listen(self, heard: Sequence[Heard]) -> None:
+        assert self._talker is not None
+        together: list[Heard] = []
+        rows = 0
+        for each in heard:
+            if rows + each.rows > self._talker.most_rows:
+                self._talker.listen(together)
+                together, rows = [], 0
+            together.append(each)
+            rows += each.rows
+        self._talker.listen(together)
+
+    # -- choosing
+
+    def _choose(self, hidden: Sequence[Tensor], choices: Sequence[Choice]) -> None:
+        count = len(hidden)
+        batch = next(size for size in self._batches if size >= count)
+        torch.stack(list(hidden), out=self._choosing[:count])
+        packed = np.zeros((batch, 4), np.float32)
+        packed[:, 0] = 1.0
+        for row, choice in zip(packed, choices, strict=False):
+            params = thinker_params(choice)
+            row[:] = (
+                params.temperature or 1.0,
+                params.temperature == 0,
+                choice.uniform,
+                TOKEN_SETS.index(choice.allowed),
+            )
+        upload_into(self._choice.view(-1), packed.view(np.int32).ravel())
+        self._graphs.run(("choose", batch))
+
+    def _choose_step(self, batch: int) -> None:
+        packed = self._choice[:batch].view(torch.float32)
+        temperature, greedy, uniform, allowed = packed.unbind(1)
+        logits = torch.nn.functional.linear(self._choosing[:batch], self._head).float()
+        logits = logits.masked_fill(self._banned.index_select(0, allowed.long()), -torch.inf)
+        best, tokens = logits.topk(_CANDIDATES)
+        # in the order of the vocabulary, as the plain path draws
+        tokens, order = tokens.sort()
+        best = best.gather(1, order)
+        rows = SamplingRows(
+            temperature=temperature[:, None],
+            top_k=torch.full_like(tokens[:, :1], THINKER.top_k),
+            tail=torch.full_like(temperature[:, None], 1 - THINKER.top_p),
+            penalty=torch.ones_like(temperature[:, None]),
+            greedy=greedy[:, None] != 0,
+            largest_k=THINKER.top_k,
+            any_top_p=THINKER.top_p < 1,
+            all_greedy=False,
+        )
+        chosen = sample(probabilities(best, rows), uniform).clamp(max=_CANDIDATES - 1)
+        self._tokens[:batch] = tokens.gather(1, chosen[:, None])[:, 0]
+
+    # -- speaking
+
+    def _frames(self, frames: Sequence[Frame]) -> list[Result]:
+        assert self._talker is not None
+        results: list[Result] = [None] * len(frames)
+        ready: list[int] = []
+        for n, frame in enumerate(frames):
+            try:
+                frame.line.cache.reserve(1)
+                ready.append(n)
+            except EngineError as error:
+                results[n] = error
+        if ready:
+            for n, made in zip(ready, self._talker.frames([frames[n] for n in ready]), strict=True):
+                results[n] = made
+        return results
+
+
+def _give_back(chunk: Chunk) -> None:
+    """The room that was reserved and not written."""
+    chunk.cache.truncate(chunk.cache.length)
+    if chunk.listening is not None:
+        chunk.listening.cache.truncate(chunk.listening.cache.length)

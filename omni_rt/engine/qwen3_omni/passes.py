@@ -1,0 +1,138 @@
+"""The memory of a pass whose shapes never change, so that it can be captured as a graph: what is written there before
+it runs, and for how many rows it is made.
+
+All numbers of a pass (token ids, positions, slots, pages, ...) are one array that is copied to the device at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from omni_rt.engine.api import EngineError
+from omni_rt.engine.qwen3_omni.attention import Span
+from omni_rt.engine.qwen3_omni.kernels.paged_attention import Reading
+from omni_rt.engine.qwen3_omni.kv_cache import KVPool
+
+Numbers = NDArray[np.int32]
+BLOCK = 8
+"""Rows of one sequence that are attended together where a sequence has several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A size of pass: `rows`, in blocks of `block` rows of one sequence; keys are split among `splits` programs."""
+
+    rows: int
+    block: int
+    sequences: int
+
+    @property
+    def blocks(self) -> int:
+        return self.rows if self.block == 1 else self.rows // self.block + self.sequences
+
+    @property
+    def splits(self) -> int:
+        if self.block == 1:
+            return 32 if self.rows <= 2 else 16 if self.rows <= 8 else 8 if self.rows <= 16 else 4
+        return 8 if self.rows <= 64 else 4 if self.rows <= 128 else 2 if self.rows <= 256 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A bucket's view of the memory: positions float32 [3, rows], slots int32 [rows], and each named field int32
+    [rows]."""
+
+    positions: Tensor
+    slots: Tensor
+    reading: Reading
+    fields: Mapping[str, Tensor]
+
+
+class PassMemory:
+    """For passes of up to `most` rows of up to `sequences` sequences over one pool. Rows beyond those given are none:
+    they write to the pool's spare page and see nothing."""
+
+    def __init__(self, pool: KVPool, *, most: int, sequences: int, fields: Sequence[str], device: torch.device) -> None:
+        self.pool = pool
+        self._fields = tuple(fields)
+        self._device = device
+        self._room = 2 * pool.pages + sequences
+        largest = Bucket(most, BLOCK, sequences)
+        most_blocks = max(largest.blocks, most)
+        size = (len(fields) + 5) * most + 4 * most_blocks + self._room
+        self._numbers = torch.zeros(size, dtype=torch.int32, device=device)
+
+    def view(self, bucket: Bucket) -> Pass:
+        n, b = bucket.rows, bucket.blocks
+        sizes = [n] * len(self._fields) + [n, n, 3 * n, b, b, b, b]
+        *fields, slots, lengths, positions, first, counts, begins, starts, pages = torch.split(
+            self._numbers, [*sizes, len(self._numbers) - sum(sizes)]
+        )
+        return Pass(
+            positions=positions.view(torch.float32).view(3, n),
+            slots=slots,
+            reading=Reading(lengths, first, counts, begins, starts, pages),
+            fields=dict(zip(self._fields, fields, strict=True)),
+        )
+
+    def write(
+        self,
+        bucket: Bucket,
+        spans: Sequence[Span],
+        positions: NDArray[np.float32],
+        fields: Mapping[str, Sequence[int] | NDArray[np.int32]],
+    ) -> None:
+        """Rows of `spans` whose room is reserved; positions [3, n]. Raises EngineError `busy` when the pages that the
+        sequences share are too many."""
+        n, b = bucket.rows, bucket.blocks
+        rows = sum(span.rows for span in spans)
+        head = np.zeros((len(self._fields) + 5) * n + 4 * b, np.int32)
+        for number, name in enumerate(self._fields):
+            given = fields[name]
+            head[number * n : number * n + len(given)] = given
+        at = len(self._fields) * n
+        slots, lengths = head[at : at + n], head[at + n : at + 2 * n]
+        places = head[at + 2 * n : at + 5 * n].view(np.float32).reshape(3, n)
+        first, counts, begins, starts = head[at + 5 * n :].reshape(4, b)
+        slots[:] = self.pool.spare
+        places[:, :rows] = positions
+        pages: list[NDArray[np.int32]] = []
+        row = block = page = 0
+        for span in spans:
+            cache, count = span.cache, span.rows
+            slots[row : row + count] = cache.slots(count)
+            lengths[row : row + count] = np.arange(cache.length + 1, cache.length + count + 1)
+            own = slice(block, block - (-count // bucket.block))
+            offsets = np.arange(0, count, bucket.block)
+            first[own] = row + offsets
+            counts[own] = np.minimum(bucket.block, count - offsets)
+            begins[own] = cache.length + 1 + offsets
+            starts[own] = page
+            used = np.asarray(cache.pages, np.int32)
+            pages.append(used)
+            row, block, page = row + count, own.stop, page + len(used)
+        if page > self._room:
+            raise EngineError("busy", f"the sequences of a pass have {page} pages; there is room for {self._room}")
+        upload_into(self._numbers, np.concatenate([head, *pages]))
+
+
+def upload_into(target: Tensor, values: NDArray[np.int32]) -> None:
+    """The beginning of `target` gets these numbers, without the host waiting."""
+    source = torch.from_numpy(values)
+    if target.is_cuda:
+        source = source.pin_memory()
+    target[: len(values)].copy_(source, non_blocking=True)
+
+
+def to_host(source: Tensor, target: Tensor) -> Tensor:
+    """`target`, in pinned memory, with what `source` holds when all work before is done."""
+    target.copy_(source, non_blocking=True)
+    if source.is_cuda:
+        torch.cuda.current_stream(source.device).synchronize()
+    return target
