@@ -112,7 +112,7 @@ def main() -> None:
     print(f"[{time.monotonic() - parts.begun:6.1f} s] done\n\n{table(lines)}\n")
     report = Report(
         clock.rows,
-        machine=_machine(device),
+        machine=machine_of(device),
         commit=arguments.commit or _commit(),
         details={
             "dtype": str(dtype).removeprefix("torch."),
@@ -133,7 +133,7 @@ def main() -> None:
     sys.exit(f"not as it must be: {'; '.join(wrong)}" if wrong else 0)
 
 
-def _machine(device: torch.device) -> str:
+def machine_of(device: torch.device) -> str:
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     if device.type != "cuda":
         return f"{describe_machine()}, {versions}"

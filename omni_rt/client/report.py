@@ -20,7 +20,8 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure: quantiles of `n` measurements, or one `value` taken over `n` things."""
+    """One figure: quantiles of `n` measurements, or one `value` taken over `n` things. `ratio`: how many times the
+    reference of the same run took."""
 
     name: str
     unit: str
@@ -29,6 +30,7 @@ class Row:
     p90: float | None = None
     p95: float | None = None
     value: float | None = None
+    ratio: float | None = None
 
     @classmethod
     def of(cls, name: str, unit: str, measured: Sequence[float]) -> Row:
@@ -62,10 +64,10 @@ class Report:
 
     def table(self) -> str:
         """The rows for people to read, under one line that says where they are from."""
-        heads = ("name", "unit", "n", "p50", "p90", "p95", "value")
+        heads = ("name", "unit", "n", "p50", "p90", "p95", "value", "ratio")
         cells = [heads, *(tuple(_cell(getattr(row, head)) for head in heads) for row in self.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        aligned = ["left", "left", *["right"] * 5]
+        aligned = ["left", "left", *["right"] * 6]
         lines = [
             "  ".join(
                 cell.ljust(width) if side == "left" else cell.rjust(width)

@@ -7,6 +7,7 @@ ways within a window of whole chunks and never beyond it. Windows of equal lengt
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -80,6 +81,8 @@ class AudioEncoder(nn.Module):
         self.proj1 = nn.Linear(spec.d_model, spec.d_model)
         self.proj2 = nn.Linear(spec.d_model, spec.output)
         self._positions: Tensor | None = None
+        self.captured: dict[int, Callable[[Tensor], Tensor]] = {}
+        """By the number of tokens: `encode` of a single window as a captured step, where there is one."""
 
     def tokens(self, frames: int) -> int:
         """Tokens of a clip of so many mel frames: 13 for each whole chunk, one for every 8 frames begun after it."""
@@ -102,12 +105,19 @@ class AudioEncoder(nn.Module):
         the window's only chunk, then if `pad_tail` says so: the clip has whole chunks in earlier windows. The fill
         changes the last token of the tail, and the reference fills up under exactly this condition.
         """
-        windows, bands, frames = mel.shape
+        windows, _, frames = mel.shape
         chunk, count = self.spec.chunk_frames, self.tokens(frames)
         mel = mel.to(self.conv2d1.weight)
         if frames > chunk or pad_tail:
             mel = F.pad(mel, (0, -frames % chunk))
-        width = min(mel.shape[-1], chunk)
+        encode = self.captured.get(count) if windows == 1 and mel.shape[-1] % chunk == 0 else None
+        return self.encode(mel, count) if encode is None else encode(mel)
+
+    def encode(self, mel: Tensor, count: int) -> Tensor:
+        """Windows [W, mel_bins, F] of whole chunks, or one of a part of a chunk, to their first `count` tokens [W,
+        count, output]; mel in the dtype of the weights."""
+        windows, bands, _ = mel.shape
+        width = min(mel.shape[-1], self.spec.chunk_frames)
         chunks = mel.reshape(windows, bands, -1, width).transpose(1, 2).reshape(-1, 1, bands, width)
         hidden = self._stem(chunks).float()  # what the layers add up is rounded only where a layer reads it
         hidden = hidden.reshape(windows, -1, hidden.shape[-1])[:, :count]

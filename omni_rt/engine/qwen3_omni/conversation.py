@@ -28,7 +28,7 @@ from omni_rt.engine.qwen3_omni.context import Turn
 from omni_rt.engine.qwen3_omni.heard import Pace
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.reply import PREFILL_ROWS, Reply
-from omni_rt.engine.qwen3_omni.requests import Chunk, Read, Request, Result
+from omni_rt.engine.qwen3_omni.requests import Read, Request, Result
 from omni_rt.engine.qwen3_omni.room import Room
 from omni_rt.engine.qwen3_omni.transcription import Transcription
 from omni_rt.engine.qwen3_omni.transcripts import TRANSCRIPT_S, Transcripts
@@ -242,8 +242,10 @@ class Conversation:
         self._doing = self._asked = None
         if self._pending or self._listening:
             return None
-        if self._behind:
-            chunk = self._next_chunk()
+        if self._behind and self._reply is None:  # a reply reads what is missing together with its own beginning
+            self._refuse_too_large()
+            self._make_room(urgent=False)
+            chunk = self.context.chunk(PREFILL_ROWS)
             return None if chunk is None else Read(chunk)
         if (transcription := self._transcripts.due(self._reply, self._now)) is not None:
             self._doing = transcription
@@ -396,12 +398,6 @@ class Conversation:
             change()
         self.context.changed()
         self._make_room(urgent=False)
-
-    def _next_chunk(self) -> Chunk | None:
-        if self._reply is None:
-            self._refuse_too_large()
-            self._make_room(urgent=False)
-        return self.context.chunk(PREFILL_ROWS)
 
     def _refuse_too_large(self) -> None:
         """Turns that leave no room for a reply, whatever else leaves, are taken out, with an error."""

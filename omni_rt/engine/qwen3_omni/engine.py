@@ -141,6 +141,7 @@ class QwenEngine:
                 pools[0],
                 pools[1] if len(pools) > 1 else None,
                 lines=self._settings.server.max_sessions,
+                audio_window_s=self._settings.qwen.audio_window_s,
                 progress=lambda part: log.info("capturing the steps of the %s", part),
             )
         log.info("%d graphs captured in %.1f s", machine.graphs, time.monotonic() - begun)

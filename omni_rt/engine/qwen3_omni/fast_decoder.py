@@ -39,10 +39,11 @@ def joined(*layers: nn.Linear) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """Experts of a layer; `router` also in float32, for products of several rows."""
+    """Experts of a layer; `router` also in float32, for products of several rows. `counter` is the kernels' own."""
 
     router: Tensor
     router_wide: Tensor
+    counter: Tensor
     gate_up: Tensor
     down: Tensor
     top: int
@@ -57,6 +58,7 @@ class Mixture:
         return cls(
             router=mixture.gate.weight,
             router_wide=mixture.gate.weight.float(),
+            counter=torch.zeros(1, dtype=torch.int32, device=mixture.gate.weight.device),
             gate_up=mixture.experts.gate_up_proj,
             down=mixture.experts.down_proj,
             top=mixture.gate.top_k,
@@ -71,7 +73,7 @@ class Mixture:
         if self.shared is not None and self.shared_gate is not None:
             mlp = self.shared
             shared = self.shared_gate, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
-        routed = self.router, self.gate_up, self.down
+        routed = self.router, self.gate_up, self.down, self.counter
         mix_one(x, weight, eps, *routed, top=self.top, normalise=self.normalise, shared=shared)
 
     def many(self, x: Tensor, rows: Tensor, wide: Tensor) -> None:

@@ -54,6 +54,7 @@ class FastMachine:
         lines: int = 64,
         batches: Sequence[int] = BATCHES,
         rows: Sequence[int] = ROWS,
+        audio_window_s: int = 2,
         talking: SamplingParams = TALKER,
         predicting: SamplingParams = PREDICTOR,
         progress: Callable[[str], None] = lambda _: None,
@@ -97,6 +98,9 @@ class FastMachine:
                 talking=talking, predicting=predicting, embedded=self._embedded, accepted=self._accepted,
             )  # fmt: skip
 
+        progress("audio encoder")
+        self._capture_audio(audio_window_s * omni.spec.audio.chunk_frames)
+
     @property
     def graphs(self) -> int:
         """How many were captured."""
@@ -121,6 +125,28 @@ class FastMachine:
     def release(self, line: Line) -> None:
         if self._talker is not None:
             self._talker.release(line)
+
+    def _capture_audio(self, frames: int) -> None:
+        """A step for every number of tokens that a window of up to `frames` mel frames can have."""
+        encoder = self._omni.thinker.model.audio_tower
+        spec = encoder.spec
+        most = encoder.tokens(frames)
+        mel = torch.zeros(1, spec.mel_bins, frames, device=self._device, dtype=self._embed.dtype)
+        out = torch.zeros(1, most, spec.output, device=self._device, dtype=self._embed.dtype)
+
+        def encode(count: int, whole: int, given: Tensor) -> Tensor:
+            mel[..., :whole].copy_(given)
+            self._graphs.run(("audio", count))
+            return out[:, :count].clone()
+
+        for count in range(1, most + 1):
+            whole = -(-count // encoder.tokens(spec.chunk_frames)) * spec.chunk_frames
+
+            def step(count: int = count, whole: int = whole) -> None:
+                out[:, :count] = encoder.encode(mel[..., :whole], count)
+
+            self._graphs.add(("audio", count), step)
+            encoder.captured[count] = partial(encode, count, whole)
 
     # -- reading
 

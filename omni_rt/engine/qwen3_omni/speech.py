@@ -18,6 +18,8 @@ FRAME_S = 0.08
 _FRAMES_PER_TOKEN = 8
 _FRAMES_AT_LEAST = 25
 _MOST_FRAMES = 4096
+# Code2Wav's sound lags behind the frames by its look-ahead.
+_LATE_S = 0.024
 
 
 class Speech:
@@ -50,7 +52,7 @@ class Speech:
 
     def deadline(self) -> float:
         """When the next frame is needed, in seconds of the monotonic clock; 0 before the first."""
-        return 0.0 if self._started_at is None else self._started_at + FRAME_S * self.frames
+        return 0.0 if self._started_at is None else self._started_at + FRAME_S * self.frames - _LATE_S
 
     def begin(self) -> Line:
         """The line behind the user's rows, to be begun by the machine; a second call takes another place."""

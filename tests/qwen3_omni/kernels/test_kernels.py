@@ -117,8 +117,10 @@ def test_experts(shared: int, rows: int) -> None:
             mlp = mixture.shared_expert
             gates = mixture.shared_expert_gate.weight, mlp.gate_proj.weight, mlp.up_proj.weight
             own = (*gates, mlp.down_proj.weight)
-        mix_one(x, plain.weight, 1e-6, *weights, top=3, normalise=of.normalise_top_k, shared=own)
+        counter = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+        mix_one(x, plain.weight, 1e-6, *weights, counter, top=3, normalise=of.normalise_top_k, shared=own)
         close(x, expected)
+        assert not counter.any()
 
 
 @pytest.mark.parametrize("block", [1, 4])

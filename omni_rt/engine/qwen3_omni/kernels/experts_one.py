@@ -1,7 +1,7 @@
 """A mixture of experts for one row: three kernels that read each chosen expert's weights once.
 
-Every program finds the chosen experts itself from the router's scores: an expert's rank is how many others score
-higher (of equal ones the first counts as higher), and the chosen are those of the lowest ranks.
+An expert's rank is how many others the router scores higher (of equal ones the first counts as higher); the chosen are
+those of the lowest ranks. The scores are made by many programs, and the last one to finish chooses.
 """
 
 from __future__ import annotations
@@ -23,47 +23,60 @@ def ranks(score, EXPERTS: tl.constexpr):
 
 @triton.jit
 def _score(
-    x, norm, weight, gate, out, width, eps, experts, ROWS: tl.constexpr, COLS: tl.constexpr, SHARED: tl.constexpr
-):
+    x, norm, weight, gate, scores, counter, row, chosen, weights, width, eps, experts,
+    ROWS: tl.constexpr, COLS: tl.constexpr, EXPERTS: tl.constexpr, TOP: tl.constexpr, SLOTS: tl.constexpr,
+    NORMALISE: tl.constexpr, SHARED: tl.constexpr,
+):  # fmt: skip
     part = tl.program_id(0)
     cols = tl.arange(0, COLS)
     inside = cols < width
     rows = part * ROWS + tl.arange(0, ROWS)
-    last = SHARED and part == tl.num_programs(0) - 1
     source = weight + rows.to(tl.int64)[:, None] * width + cols[None, :]
     mask = (rows < experts)[:, None] & inside[None, :]
-    if SHARED and last:
-        source = gate + tl.zeros([ROWS, 1], tl.int64) + cols[None, :]
-        mask = (tl.arange(0, ROWS) == 0)[:, None] & inside[None, :]
-        rows = experts + tl.arange(0, ROWS)
-    tile = tl.load(source, mask=mask, other=0.0)
-    row = tl.load(x + cols, mask=inside, other=0.0)
-    row = row * tl.rsqrt(tl.sum(row * row, 0) / width + eps)
-    row = row * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
-    made = tl.sum(tile.to(tl.float32) * row[None, :], 1)
     keep = rows < experts
-    if SHARED and last:
-        keep = rows == experts
-    tl.store(out + rows, made, mask=keep)
+    if SHARED:
+        own = rows == experts
+        source = tl.where(own[:, None], gate + tl.zeros([ROWS, 1], tl.int64) + cols[None, :], source)
+        mask = (rows <= experts)[:, None] & inside[None, :]
+        keep = rows <= experts
+    tile = tl.load(source, mask=mask, other=0.0)
+    normed = tl.load(x + cols, mask=inside, other=0.0)
+    normed = normed * tl.rsqrt(tl.sum(normed * normed, 0) / width + eps)
+    normed = normed * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
+    tl.store(scores + rows, tl.sum(tile.to(tl.float32) * normed[None, :], 1), mask=keep)
+    tl.debug_barrier()
+    before = tl.atomic_add(counter, 1, sem="acq_rel")
+    if before == tl.num_programs(0) - 1:
+        tl.store(counter, 0)
+        tl.store(row + cols, normed.to(row.dtype.element_ty), mask=inside)
+        number = tl.arange(0, EXPERTS)
+        score = tl.load(scores + number, mask=number < experts, other=float("-inf"), cache_modifier=".cg")
+        rank = ranks(score, EXPERTS)
+        chance = tl.exp(score - tl.max(score, 0))
+        whole = tl.sum(tl.where(rank < TOP, chance, 0.0), 0) if NORMALISE else tl.sum(chance, 0)
+        slot = tl.arange(0, SLOTS)
+        hit = rank[None, :] == slot[:, None]
+        expert = tl.minimum(tl.sum(tl.where(hit, number[None, :], 0), 1), experts - 1)
+        share = tl.sum(tl.where(hit, chance[None, :], 0.0), 1) / whole
+        tl.store(chosen + slot, expert, mask=slot < TOP)
+        tl.store(weights + slot, share, mask=slot < TOP)
+        if SHARED:
+            tl.store(weights + TOP, tl.sigmoid(tl.load(scores + experts, cache_modifier=".cg")))
 
 
 @triton.jit
 def _open(
-    x, norm, scores, weight, shared_gate, shared_up, out, width, inner, shared_inner, eps, experts,
-    ROWS: tl.constexpr, COLS: tl.constexpr, EXPERTS: tl.constexpr, TOP: tl.constexpr,
+    row, chosen, weight, shared_gate, shared_up, out, width, inner, shared_inner,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TOP: tl.constexpr,
 ):  # fmt: skip
     slot = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
     inside = cols < width
-    number = tl.arange(0, EXPERTS)
     at = rows.to(tl.int64)[:, None] * width + cols[None, :]
     size = inner
     if slot < TOP:
-        score = tl.load(scores + number, mask=number < experts, other=float("-inf"))
-        expert = tl.sum(tl.where(ranks(score, EXPERTS) == slot, number, 0), 0)
-        expert = tl.minimum(expert, experts - 1).to(tl.int64)
-        first = weight + expert * 2 * inner * width + at
+        first = weight + tl.load(chosen + slot).to(tl.int64) * 2 * inner * width + at
         second = first + inner.to(tl.int64) * width
     else:
         first = shared_gate + at
@@ -72,45 +85,37 @@ def _open(
     mask = (rows < size)[:, None] & inside[None, :]
     gate = tl.load(first, mask=mask, other=0.0)
     up = tl.load(second, mask=mask, other=0.0)
-    row = tl.load(x + cols, mask=inside, other=0.0)
-    row = row * tl.rsqrt(tl.sum(row * row, 0) / width + eps)
-    row = row * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
-    row = row.to(weight.dtype.element_ty).to(tl.float32)
-    opened = tl.sum(gate.to(tl.float32) * row[None, :], 1)
-    opened = opened * tl.sigmoid(opened) * tl.sum(up.to(tl.float32) * row[None, :], 1)
+    given = tl.load(row + cols, mask=inside, other=0.0).to(tl.float32)
+    opened = tl.sum(gate.to(tl.float32) * given[None, :], 1)
+    opened = opened * tl.sigmoid(opened) * tl.sum(up.to(tl.float32) * given[None, :], 1)
     stride = tl.maximum(inner, shared_inner)
     tl.store(out + slot * stride + rows, opened.to(out.dtype.element_ty), mask=rows < size)
 
 
 @triton.jit
 def _close(
-    opened, scores, weight, shared, x, width, inner, shared_inner, experts,
-    ROWS: tl.constexpr, COLS: tl.constexpr, SHARED_COLS: tl.constexpr, EXPERTS: tl.constexpr, TOP: tl.constexpr,
-    NORMALISE: tl.constexpr, SHARED: tl.constexpr,
+    opened, chosen, weights, weight, shared, x, width, inner, shared_inner,
+    ROWS: tl.constexpr, COLS: tl.constexpr, SHARED_COLS: tl.constexpr, TOP: tl.constexpr, SHARED: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    number = tl.arange(0, EXPERTS)
-    score = tl.load(scores + number, mask=number < experts, other=float("-inf"))
-    rank = ranks(score, EXPERTS)
-    chance = tl.exp(score - tl.max(score, 0))
-    whole = tl.sum(tl.where(rank < TOP, chance, 0.0), 0) if NORMALISE else tl.sum(chance, 0)
     stride = tl.maximum(inner, shared_inner)
     cols = tl.arange(0, COLS)
     inside = cols < inner
     made = tl.load(x + rows, mask=rows < width, other=0.0)
+    total = tl.zeros([ROWS, COLS], tl.float32)
     for slot in tl.static_range(TOP):
-        expert = tl.minimum(tl.sum(tl.where(rank == slot, number, 0), 0), experts - 1).to(tl.int64)
-        at = expert * width * inner + rows.to(tl.int64)[:, None] * inner + cols[None, :]
+        at = tl.load(chosen + slot).to(tl.int64) * width * inner + rows.to(tl.int64)[:, None] * inner + cols[None, :]
         tile = tl.load(weight + at, mask=(rows < width)[:, None] & inside[None, :], other=0.0)
-        row = tl.load(opened + slot * stride + cols, mask=inside, other=0.0).to(tl.float32)
-        made += tl.sum(tl.where(rank == slot, chance, 0.0), 0) / whole * tl.sum(tile.to(tl.float32) * row[None, :], 1)
+        given = tl.load(opened + slot * stride + cols, mask=inside, other=0.0).to(tl.float32)
+        total += tile.to(tl.float32) * (given * tl.load(weights + slot))[None, :]
+    made += tl.sum(total, 1)
     if SHARED:
         more = tl.arange(0, SHARED_COLS)
         within = more < shared_inner
         at = rows.to(tl.int64)[:, None] * shared_inner + more[None, :]
         tile = tl.load(shared + at, mask=(rows < width)[:, None] & within[None, :], other=0.0)
-        row = tl.load(opened + TOP * stride + more, mask=within, other=0.0).to(tl.float32)
-        made += tl.sigmoid(tl.load(scores + experts)) * tl.sum(tile.to(tl.float32) * row[None, :], 1)
+        given = tl.load(opened + TOP * stride + more, mask=within, other=0.0).to(tl.float32)
+        made += tl.load(weights + TOP) * tl.sum(tile.to(tl.float32) * given[None, :], 1)
     tl.store(x + rows, made, mask=rows < width)
 
 
@@ -121,6 +126,7 @@ def mix_one(
     router: Tensor,
     gate_up: Tensor,
     down: Tensor,
+    counter: Tensor,
     *,
     top: int,
     normalise: bool,
@@ -128,28 +134,34 @@ def mix_one(
 ) -> None:
     """Adds to the row `x` float32 [1, width], in place, what its experts make of it after the norm.
 
-    router [experts, width]; gate_up [experts, 2 * inner, width]; down [experts, width, inner]; `shared` are the gate
-    [1, width], gate_proj, up_proj [shared_inner, width] and down_proj [width, shared_inner] of an expert for all rows.
+    router [experts, width]; gate_up [experts, 2 * inner, width]; down [experts, width, inner]; counter int32 [1] is 0,
+    and is again afterwards; `shared` are the gate [1, width], gate_proj, up_proj [shared_inner, width] and down_proj
+    [width, shared_inner] of an expert for all rows.
     """
     experts, width, inner = down.shape
     gate, shared_gate, shared_up, shared_down = shared if shared is not None else (router, gate_up, gate_up, down)
     shared_inner = shared_down.shape[1] if shared is not None else 0
-    cols, many = triton.next_power_of_2(width), triton.next_power_of_2(experts)
-    scores = torch.empty(experts + 1, device=x.device, dtype=torch.float32)
+    cols, slots = triton.next_power_of_2(width), top + (shared is not None)
+    device, kind = x.device, gate_up.dtype
+    scores = torch.empty(experts + 1, device=device, dtype=torch.float32)
+    row = torch.empty(width, device=device, dtype=kind)
+    chosen = torch.empty(top, device=device, dtype=torch.int32)
+    weights = torch.empty(slots, device=device, dtype=torch.float32)
     rows = max(1, min(2, 8192 // cols))
-    _score[(triton.cdiv(experts, rows) + (shared is not None),)](
-        x, norm, router, gate, scores, width, eps, experts, ROWS=rows, COLS=cols, SHARED=shared is not None, num_warps=4
-    )
-    slots = top + (shared is not None)
-    opened = torch.empty(slots, max(inner, shared_inner), device=x.device, dtype=gate_up.dtype)
+    _score[(triton.cdiv(experts + (shared is not None), rows),)](
+        x, norm, router, gate, scores, counter, row, chosen, weights, width, eps, experts,
+        ROWS=rows, COLS=cols, EXPERTS=triton.next_power_of_2(experts), TOP=top, SLOTS=triton.next_power_of_2(top),
+        NORMALISE=normalise, SHARED=shared is not None, num_warps=4,
+    )  # fmt: skip
+    opened = torch.empty(slots, max(inner, shared_inner), device=device, dtype=kind)
     rows = max(1, 8192 // cols)
     _open[(triton.cdiv(max(inner, shared_inner), rows), slots)](
-        x, norm, scores, gate_up, shared_gate, shared_up, opened, width, inner, shared_inner, eps, experts,
-        ROWS=rows, COLS=cols, EXPERTS=many, TOP=top, num_warps=8 if rows * cols >= 4096 else 4,
+        row, chosen, gate_up, shared_gate, shared_up, opened, width, inner, shared_inner,
+        ROWS=rows, COLS=cols, TOP=top, num_warps=8 if rows * cols >= 4096 else 4,
     )  # fmt: skip
-    rows = 8 if width >= 1024 else 4
+    rows = 8 if width >= 2048 else 4
     _close[(triton.cdiv(width, rows),)](
-        opened, scores, down, shared_down, x, width, inner, shared_inner, experts,
+        opened, chosen, weights, down, shared_down, x, width, inner, shared_inner,
         ROWS=rows, COLS=triton.next_power_of_2(inner), SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
-        EXPERTS=many, TOP=top, NORMALISE=normalise, SHARED=shared is not None, num_warps=8,
+        TOP=top, SHARED=shared is not None, num_warps=8,
     )  # fmt: skip
