@@ -82,9 +82,8 @@ def run(parts: Parts, count: int, seconds: float, *, camera: bool) -> list[Row]:
     late = sum(answer.underruns() for answer in answers)
     name = f"camera_{count}" if camera else f"{count}"
     failed = sum(answer.first_ms is None for answer in answers) + len(errors)
-    print(
-        f"  {name}: {len(first)} replies, p95 {np.percentile(first or [0], 95):.1f} ms, {late} underruns, {failed} failed"
-    )
+    p95 = np.percentile(first or [0], 95)
+    print(f"  {name}: {len(first)} replies, p95 {p95:.1f} ms, {late} underruns, {failed} failed", flush=True)
     return [
         Row.of(f"first_packet_{name}", "ms", first),
         Row(f"underruns_{name}", "replies' pauses", len(answers), value=late),

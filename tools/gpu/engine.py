@@ -6,12 +6,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from omni_rt.config import QwenSettings
 from omni_rt.engine.api import (
     AudioDelta,
     Chunk,
@@ -31,9 +30,21 @@ from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.engine.qwen3_omni.reply import Reply
 from omni_rt.engine.qwen3_omni.scheduler import Scheduler
-from tools.exact.whole import tokenizer
+from tools.exact.vocabulary import tokenizer
 
-SAMPLES_PER_FRAME = 1920
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the engine reads of its settings; a machine that only measures has nothing to validate them with."""
+
+    voice: str = ""
+    audio_window_s: int = 2
+    max_reply_tokens: int = 1024
+    frame_tokens: int = 300
+    turn_frame_tokens: int = 3000
+    mix: str = "separate"
+    frame_pairs: bool = False
+    transcripts: bool = True
 
 
 def engine(
@@ -44,7 +55,7 @@ def engine(
     pool = KVPool(spec.text, **shape)
     assert spec.talker is not None
     talker_pool = KVPool(spec.talker.decoder, **shape)
-    of = QwenSettings(**settings)
+    of = Settings(**settings)
     begun = time.perf_counter()
     machine: Machine = PlainMachine(omni)
     if not plain:
@@ -54,7 +65,7 @@ def engine(
     took = time.perf_counter() - begun
     words = tokenizer()
     parts = Parts(
-        settings=of,
+        settings=cast(Any, of),
         omni=omni,
         machine=machine,
         tokenizer=words,
