@@ -115,6 +115,7 @@ def first_packets(parts: Parts, n: int, history: int, *, camera: bool) -> list[R
             if count % 10 == 9:
                 wait_until(lambda: not talker.conversation._unready, parts, 60)
         talker.settle()
+        _wait()  # in a call all this was done while the person spoke
         answer = talker.ask(max_tokens=16)
         _answered(answer)
         talker.stop()

@@ -141,17 +141,25 @@ class Code2Wav(nn.Module):
         batch = len(state.fresh)
         if codes.dim() != 3 or codes.shape[:2] != (batch, self.spec.quantizers) or not codes.shape[2]:
             raise ValueError(f"codes must be [{batch}, {self.spec.quantizers}, n], not {list(codes.shape)}")
-        begun = (state.frames > 0)[:, None, None] if any(state.fresh) else None
-        decoding = Decoding(state.columns, begun)
-        offsets = torch.arange(self.spec.quantizers, device=codes.device)[:, None] * self.spec.codebook
-        rows = self.code_embedding(codes + offsets).mean(1)
-        x = self.pre_transformer(rows, state.frames, state.keys, state.values).transpose(1, 2)
-        for layer in self._upsampling():
-            x = layer(x, decoding)
-        samples = self._decode(self.decoder[0](x, decoding), decoding)
+        x = self.pre_transformer(self.embed(codes), state.frames, state.keys, state.values).transpose(1, 2)
+        samples = self.render(x, state.frames, state.columns, fresh=any(state.fresh))
         state.frames += codes.shape[2]
         state.fresh = (False,) * batch
         return samples
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes int64 [B, quantizers, n] -> rows [B, n, hidden]."""
+        offsets = torch.arange(self.spec.quantizers, device=codes.device)[:, None] * self.spec.codebook
+        out: Tensor = self.code_embedding(codes + offsets).mean(1)
+        return out
+
+    def render(self, x: Tensor, frames: Tensor, columns: tuple[Tensor, ...], *, fresh: bool) -> Tensor:
+        """What the transformer made of n frames after `frames` int64 [B], [B, hidden, n], to samples as in `push`;
+        `columns` move on, in place. `fresh`: some rows may have had no frame."""
+        decoding = Decoding(columns, (frames > 0)[:, None, None] if fresh else None)
+        for layer in self._upsampling():
+            x = layer(x, decoding)
+        return self._decode(self.decoder[0](x, decoding), decoding)
 
     def flush(self, state: Code2WavState) -> Tensor:
         """The last `lookahead` samples of replies that are over, float32 [B, lookahead]; empty if all are fresh.

@@ -15,6 +15,7 @@ from omni_rt.engine.qwen3_omni.attention import Span
 from omni_rt.engine.qwen3_omni.code2wav import Code2WavState
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_predictor import FastPredictor, draws
+from omni_rt.engine.qwen3_omni.fast_window import FastWindow
 from omni_rt.engine.qwen3_omni.graphs import Graphs
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
@@ -90,6 +91,7 @@ class FastTalker:
         self._sums = torch.zeros(slots + 1, talker.model.spec.hidden, device=device)
         self._seen = torch.zeros(slots + 1, talker.vocab, device=device, dtype=torch.int8)
         self._sound = code2wav.state(slots + 1)
+        self._window = FastWindow(code2wav)
         self._scratch = slots
         self._free = list(reversed(range(slots)))
         self._banned = talker._suppressed().to(torch.int8)
@@ -263,10 +265,14 @@ class FastTalker:
         def sound() -> None:
             ended = codes[:, 0] == talker.codec.eos
             at = torch.where(ended, self._scratch, slot.long())
-            state = _rows_of(self._sound, at)
+            state, frames = self._sound, self._sound.frames.index_select(0, at)
             safe = torch.where(ended[:, None], 0, codes)
-            samples = self._code2wav.push(safe[:, :, None], state)
-            _put_rows(self._sound, at, state)
+            x = self._window(self._code2wav.embed(safe[:, :, None])[:, 0], state, at, frames)
+            columns = tuple(column.index_select(0, at) for column in state.columns)
+            samples = self._code2wav.render(x[:, :, None], frames, columns, fresh=True)
+            for kept, moved in zip(state.columns, columns, strict=True):
+                kept.index_copy_(0, at, moved)
+            state.frames.index_copy_(0, at, frames + 1)
             self._out[:batch, :-1] = (samples * 32767.0).round().to(torch.int16)
             self._out[:batch, -1] = ended.to(torch.int16)
 
@@ -278,25 +284,14 @@ class FastTalker:
             tensor.index_fill_(0, self._slot, 0)
 
     def _flush(self) -> None:
-        state = _rows_of(self._sound, self._slot)
-        state.fresh = (False,)
+        tensors = [tensor.index_select(0, self._slot) for tensor in self._sound._tensors()]
+        state = Code2WavState._made(tensors, (False,))
         self._tail.copy_((self._code2wav.flush(state) * 32767.0).round().to(torch.int16))
 
 
 def _slot_of(line: Line) -> int:
     assert isinstance(line.state, int)
     return line.state
-
-
-def _rows_of(state: Code2WavState, at: Tensor) -> Code2WavState:
-    """A copy of some rows; whether they are fresh is told by their count of frames alone."""
-    tensors = [tensor.index_select(0, at) for tensor in state._tensors()]
-    return Code2WavState._made(tensors, (True,) * len(at))
-
-
-def _put_rows(state: Code2WavState, at: Tensor, rows: Code2WavState) -> None:
-    for target, source in zip(state._tensors(), rows._tensors(), strict=True):
-        target.index_copy_(0, at, source)
 
 
 def _steps(position: float, count: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from omni_rt.engine.qwen3_omni.attention import Span, attend, planned
+from omni_rt.engine.qwen3_omni.code2wav import Code2Wav
+from omni_rt.engine.qwen3_omni.code2wav_layers import Snake
 from omni_rt.engine.qwen3_omni.code_predictor import CodePredictorModel
 from omni_rt.engine.qwen3_omni.decoder import DecoderLayer
 from omni_rt.engine.qwen3_omni.experts import MixtureOfExperts
+from omni_rt.engine.qwen3_omni.fast_window import FastWindow
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
 from omni_rt.engine.qwen3_omni.kernels.experts_many import mix_many
 from omni_rt.engine.qwen3_omni.kernels.experts_one import mix_one
@@ -22,6 +26,7 @@ from omni_rt.engine.qwen3_omni.kernels.heads import angles, prepare
 from omni_rt.engine.qwen3_omni.kernels.norm import norm
 from omni_rt.engine.qwen3_omni.kernels.paged_attention import Reading
 from omni_rt.engine.qwen3_omni.kernels.paged_attention import attend as attend_paged
+from omni_rt.engine.qwen3_omni.kernels.snake import snake
 from omni_rt.engine.qwen3_omni.kernels.vector import product
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import GatedMLP, RMSNorm, Rotary, Rotation
@@ -244,3 +249,28 @@ def test_drawing(coarse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         assert codes[:, 2].tolist() == expected.tolist()
         close(embedded, table[expected])
         close(total, table[expected] + 1)
+
+
+def test_a_window_that_moves_on() -> None:
+    of = spec().code2wav
+    assert of is not None
+    decoder = filled(Code2Wav(replace(of, window=6)))
+    assert isinstance(decoder, Code2Wav)
+    window = FastWindow(copy.deepcopy(decoder))
+    state, twin = decoder.state(3), decoder.state(5)
+    slots = torch.tensor([4, 0, 2], device=DEVICE)
+    for number in range(9):
+        rows = drawn(3, 1, of.hidden, seed=number)
+        expected = decoder.pre_transformer(rows, state.frames, state.keys, state.values)[:, 0]
+        frames = twin.frames.index_select(0, slots)
+        close(window(rows[:, 0], twin, slots, frames), expected)
+        close(twin.keys[slots], state.keys)
+        close(twin.values[slots], state.values)
+        state.frames += 1
+        twin.frames[slots] += 1
+
+
+def test_the_activation_of_the_sound() -> None:
+    x, plain = drawn(2, 6, 40), Snake(6)
+    plain.alpha.data, plain.beta.data = torch.randn(6), torch.randn(6)
+    close(snake(x, plain.alpha.to(DEVICE), plain.beta.to(DEVICE)).cpu(), plain(x.cpu()))

@@ -154,14 +154,14 @@ def mix_one(
         NORMALISE=normalise, SHARED=shared is not None, num_warps=4,
     )  # fmt: skip
     opened = torch.empty(slots, max(inner, shared_inner), device=device, dtype=kind)
-    rows = max(1, 8192 // cols)
+    rows = max(1, 4096 // cols)  # as in vector.py
     _open[(triton.cdiv(max(inner, shared_inner), rows), slots)](
         row, chosen, gate_up, shared_gate, shared_up, opened, width, inner, shared_inner,
-        ROWS=rows, COLS=cols, TOP=top, num_warps=8 if rows * cols >= 4096 else 4,
+        ROWS=rows, COLS=cols, TOP=top, num_warps=4,
     )  # fmt: skip
-    rows = 8 if width >= 2048 else 4
+    rows = 2
     _close[(triton.cdiv(width, rows),)](
         opened, chosen, weights, down, shared_down, x, width, inner, shared_inner,
         ROWS=rows, COLS=triton.next_power_of_2(inner), SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
-        TOP=top, SHARED=shared is not None, num_warps=8,
+        TOP=top, SHARED=shared is not None, num_warps=4,
     )  # fmt: skip
