@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from omni_rt.client.report import Report, describe_commit, describe_machine
-from tools.gpu import correct, costs, spoken
+from tools.gpu import correct, costs, fast, spoken
 from tools.gpu.lines import Compared, table
 from tools.gpu.models import Pair, build, question
 
@@ -92,7 +92,11 @@ def main() -> None:
     )
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="bfloat16, or float32 for --tiny")
     parser.add_argument("--n", type=int, default=20, help="measurements of each cost (20)")
-    parser.add_argument("--only", choices=("check", "measure"), help="only the errors, or only the costs")
+    parser.add_argument(
+        "--only",
+        choices=("check", "measure", "fast"),
+        help="only the errors, or only the costs, or only the errors of the fast machine",
+    )
     parser.add_argument("--commit", help="where the files are no checkout: the commit they are of")
     arguments = parser.parse_args()
     device = torch.device("cpu" if arguments.tiny else "cuda")
@@ -105,10 +109,13 @@ def main() -> None:
     pair = parts("building", lambda: build(preset, device, dtype, layers=arguments.layers, router_gain=gain))
     if pair is None:
         sys.exit("the model could not be built")
-    lines = [] if arguments.only == "measure" else check(parts, pair, tiny=arguments.tiny)
+    lines = check(parts, pair, tiny=arguments.tiny) if arguments.only in (None, "check") else []
     clock = costs.Clock(device, 1)
-    if arguments.only != "check":
+    if arguments.only in (None, "measure"):
         clock = measure(parts, pair, tiny=arguments.tiny, n=arguments.n)
+    if arguments.only == "fast" or (arguments.only is None and device.type == "cuda"):
+        omni = pair.ours
+        lines += parts("fast machine", lambda: fast.compare(omni)) or []
     print(f"[{time.monotonic() - parts.begun:6.1f} s] done\n\n{table(lines)}\n")
     report = Report(
         clock.rows,
