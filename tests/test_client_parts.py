@@ -165,7 +165,7 @@ def test_the_report_has_the_format_and_the_table_the_same_rows(tmp_path: Path) -
     ]
     lines = report.table().splitlines()
     assert read["machine"] in lines[0]
-    assert lines[1].split() == ["name", "unit", "n", "p50", "p90", "p95", "value"]
+    assert lines[1].split() == ["name", "unit", "n", "p50", "p90", "p95", "value", "ratio"]
     assert lines[2].split() == ["speech_end_to_first_text", "ms", "101", "51.0", "91.0", "96.0"]
     assert lines[3].split() == ["word_error_rate", "share", "40", "0.050"]
 

@@ -57,6 +57,8 @@ class Snapshots:
 
     def ready(self, now_ms: float, *, closing: bool = False) -> bool:
         """Whether `take` would give a shot."""
+        if self._newest is None and self._first is None:
+            return False
         return copy(self).take(now_ms, closing=closing) is not None
 
     def _second(self, first: Shot, now_ms: float, closing: bool) -> Shot | None:

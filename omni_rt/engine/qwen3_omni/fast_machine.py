@@ -227,7 +227,7 @@ class FastMachine:
     def _pass(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """The last hidden state of each chunk."""
         rows = sum(map(len, chunks))
-        alone = all(len(chunk) == 1 and chunk.features is None and chunk.listening is None for chunk in chunks)
+        alone = all(Read(chunk).decoding for chunk in chunks)
         bucket = next(bucket for bucket in self._buckets[not alone] if bucket.rows >= rows)
         starts = np.cumsum([0, *map(len, chunks)]).tolist()
         given = np.zeros(rows, np.int32)

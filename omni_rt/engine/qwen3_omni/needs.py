@@ -98,7 +98,8 @@ def _needs(settings: Settings, dtype: torch.dtype, source: str) -> Needs:
     decoders = [spec.text] if spec.talker is None else [spec.text, spec.talker.decoder]
     numbers = sum(decoder.kv_bytes_per_token for decoder in decoders) // 2
     weights = sum(parameter.numel() for parameter in model.parameters())
-    return Needs(dtype, weights * dtype.itemsize, tokens * numbers * dtype.itemsize, tokens)
+    spare = _PAGE  # a page of each cache is never handed out
+    return Needs(dtype, weights * dtype.itemsize, (tokens + spare) * numbers * dtype.itemsize, tokens)
 
 
 def _device(name: str) -> torch.device:

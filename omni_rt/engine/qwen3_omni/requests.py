@@ -94,6 +94,12 @@ class Read:
     def rows(self) -> int:
         return len(self.chunk) if self.chunk is not None else 0
 
+    @property
+    def decoding(self) -> bool:
+        """Whether it reads no more than the token before: a far cheaper pass than any other."""
+        chunk = self.chunk
+        return chunk is None or (len(chunk) == 1 and chunk.features is None and chunk.listening is None)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:

@@ -167,7 +167,9 @@ class Scheduler:
                 continue
             if request is None or type(request) is not type(first):
                 continue
-            if isinstance(request, Read):
+            if isinstance(request, Read) and isinstance(first, Read):
+                if request.decoding is not first.decoding:
+                    continue
                 if rows + request.rows > most:
                     continue
                 rows += request.rows
