@@ -19,7 +19,7 @@ _LARGE = 10_000_000
 @triton.jit
 def _product(
     x, weight, norm, residual, out, inner, outer, eps,
-    ROWS: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, ROUND: tl.constexpr, PAIR: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, PAIR: tl.constexpr,
     RESIDUAL: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -34,8 +34,7 @@ def _product(
     if NORM:
         row = row * tl.rsqrt(tl.sum(row * row, 0) / inner + eps)
         row = row * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
-    if ROUND:
-        row = row.to(weight.dtype.element_ty).to(tl.float32)
+    row = row.to(weight.dtype.element_ty).to(tl.float32)
     made = tl.sum(tile.to(tl.float32) * row[None, :], 1)
     if PAIR:
         up = tl.sum(second.to(tl.float32) * row[None, :], 1)
@@ -51,15 +50,14 @@ def product(
     *,
     norm: Tensor | None = None,
     eps: float = 0.0,
-    rounded: bool = True,
     residual: Tensor | None = None,
     pair: bool = False,
     out: Tensor,
 ) -> Tensor:
     """`weight` [outer, inner] times the row `x` [1, inner] into `out` [1, outer].
 
-    `norm` [inner]: the row is root-mean-square normed first, in float32, and rounded to the weight's dtype if
-    `rounded`. `residual` float32 [1, outer] is added; it may be `out`. `pair`: the first half of the weight's rows are
+    `norm` [inner]: the row is root-mean-square normed first, in float32, and rounded to the weight's
+    dtype. `residual` float32 [1, outer] is added; it may be `out`. `pair`: the first half of the weight's rows are
     a gate and the second what it gates, silu(gate) * up.
     """
     outer, inner = weight.shape
@@ -68,7 +66,7 @@ def product(
     rows = max(2, _TILE // cols // (1 + pair))
     _product[(triton.cdiv(outer, rows),)](
         x, weight, weight if norm is None else norm, out if residual is None else residual, out, inner, outer, eps,
-        ROWS=rows, COLS=cols, NORM=norm is not None, ROUND=rounded, PAIR=pair, RESIDUAL=residual is not None,
+        ROWS=rows, COLS=cols, NORM=norm is not None, PAIR=pair, RESIDUAL=residual is not None,
         num_warps=4 if pair or weight.numel() >= _LARGE else 8,
     )  # fmt: skip
     return out
