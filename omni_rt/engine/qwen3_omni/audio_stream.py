@@ -22,7 +22,7 @@ from torch import Tensor
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.audio_encoder import AudioEncoder
 from omni_rt.engine.qwen3_omni.layers import upload
-from omni_rt.engine.qwen3_omni.mel import HOP, RANGE, RATE, MelStream, frames_in, normalise
+from omni_rt.engine.qwen3_omni.mel import HOP, RANGE, RATE, MelStream, checked, frames_in, normalise
 
 _REVISED_PER_TOKEN = 8
 """Tokens of full windows that may be encoded again, for each token of sound, before the utterance ends: 8 s of sound
@@ -84,6 +84,11 @@ class AudioStream:
         self._exact = self._window_frames == spec.window_frames
         self._every = max(1, every_ms * RATE // 1000 // HOP)
         self._mel = MelStream(spec.mel_bins)
+        self._unfiled: list[Tensor] = []
+        """Sound whose spectrogram can wait, since nothing is due before more of it has come: many small pieces cost
+        far more than a large one."""
+        self._waiting = 0
+        """Samples of it."""
         self._maximum = -math.inf if self._exact or prior is None else prior
         self._windows = [self._fresh()]
         self._dropped = 0
@@ -96,16 +101,18 @@ class AudioStream:
     @property
     def samples(self) -> int:
         """Samples taken so far."""
-        return self._mel.samples
+        return self._mel.samples + self._waiting
 
     @property
     def maximum(self) -> float:
         """Loudest raw mel cell so far, `prior` included where it counts: the prior of the next utterance."""
+        self._file()
         return self._maximum
 
     @property
     def kept_frames(self) -> int:
         """Raw mel frames in memory."""
+        self._file()
         return sum(window.frames for window in self._windows)
 
     def tokens_for(self, samples: int) -> int:
@@ -113,11 +120,19 @@ class AudioStream:
         return self._encoder.tokens(frames_in(samples))
 
     def append(self, samples: Tensor | np.ndarray) -> None:
-        """Takes 16 kHz sound [n], int16 or floating point with full scale 1; computes the spectrogram only.
+        """Takes 16 kHz sound [n], int16 or floating point with full scale 1; computes the spectrogram at most.
 
         Raises EngineError `audio_invalid` or `audio_closed`, see `MelStream.push`.
         """
-        self._take(self._mel.push(samples))
+        if self._closed:
+            raise EngineError("audio_closed", "the utterance has ended; start another for further sound")
+        sound = checked(samples)
+        self._unfiled.append(sound)
+        self._waiting += len(sound)
+        window = self._windows[-1]
+        wanted = min(self._window_frames - window.frames, window.encoded + self._every - window.frames)
+        if self._waiting >= max(wanted, 1) * HOP:
+            self._file()
 
     @property
     def due(self) -> bool:
@@ -138,6 +153,7 @@ class AudioStream:
 
         To end it on trial, close a `copy`. Raises EngineError `audio_closed`.
         """
+        self._file()
         self._take(self._mel.close())
         self._closed = True
         update = self._encode(True)
@@ -147,7 +163,9 @@ class AudioStream:
     def copy(self) -> AudioStream:
         """A stream that goes on from here on its own; full windows are shared, the open one (0.4 MB) is copied."""
         other = object.__new__(AudioStream)
+        self._file()
         other.__dict__.update(self.__dict__)
+        other._unfiled = []
         other._mel = self._mel.copy()
         other._windows = [replace(window) for window in self._windows]
         if other._windows:
@@ -156,6 +174,12 @@ class AudioStream:
 
     def _fresh(self) -> _Window:
         return _Window(torch.empty(self._encoder.spec.mel_bins, self._window_frames))
+
+    def _file(self) -> None:
+        """The spectrogram of all sound so far."""
+        if self._unfiled:
+            sound, self._unfiled, self._waiting = self._unfiled, [], 0
+            self._take(self._mel.push(torch.cat(sound) if len(sound) > 1 else sound[0]))
 
     def _take(self, raw: Tensor) -> None:
         """Files raw frames [mel_bins, n] into windows."""

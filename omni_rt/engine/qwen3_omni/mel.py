@@ -89,7 +89,7 @@ class MelStream:
         """
         if self._closed:
             raise EngineError("audio_closed", "the utterance has ended; start another for further sound")
-        sound = _checked(samples)
+        sound = checked(samples)
         self.samples += sound.numel()
         self._pending = torch.cat((self._pending, sound))
         if self.samples < SHORTEST:
@@ -131,7 +131,8 @@ class MelStream:
         return torch.cat(parts, dim=1) if parts else torch.empty(self._bands, 0)
 
 
-def _checked(samples: Tensor | np.ndarray) -> Tensor:
+def checked(samples: Tensor | np.ndarray) -> Tensor:
+    """The samples as float32 [n] with full scale 1. Raises EngineError `audio_invalid`, see `MelStream.push`."""
     sound = samples if isinstance(samples, Tensor) else torch.from_numpy(np.array(samples))
     if sound.dim() != 1 or not (sound.is_floating_point() or sound.dtype == torch.int16):
         raise EngineError(
