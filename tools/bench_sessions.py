@@ -12,6 +12,7 @@ they say: a reply is ended after 75 frames, of 25 tokens. Transcripts are writte
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--no-transcripts", action="store_true")
     parser.add_argument("--commit", help="where the files are no checkout: the commit they are of")
     arguments = parser.parse_args()
+    sys.setswitchinterval(0.0005)  # as the engine's process does
     device = torch.device("cpu" if arguments.tiny else "cuda")
     dtype = torch.float32 if arguments.tiny else torch.bfloat16
     speech._FRAMES_AT_LEAST, speech._FRAMES_PER_TOKEN = 0, FRAMES // TOKENS

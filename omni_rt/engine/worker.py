@@ -64,6 +64,8 @@ from omni_rt.engine.channel import (
 
 log = logging.getLogger(__name__)
 
+_SWITCH_S = 0.0005
+
 STACK_SIGNAL = getattr(signal, "SIGUSR1", None)
 """Makes a worker write the stacks of all its threads to standard error; None where the system has no such signal."""
 
@@ -321,6 +323,8 @@ def _take_pipes() -> tuple[io.FileIO, io.FileIO]:
 
 
 def main() -> None:
+    # an engine's thread that computes shall not hold up messages, nor these that thread, for the usual 5 ms
+    sys.setswitchinterval(_SWITCH_S)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     if STACK_SIGNAL is not None:

@@ -62,6 +62,7 @@ def engine(
         machine = FastMachine(omni, pool, talker_pool, lines=max(sessions, 1), audio_window_s=of.audio_window_s)
     if omni.device.type == "cuda":
         torch.cuda.synchronize()
+        torch.set_num_threads(1)  # as the engine does
     took = time.perf_counter() - begun
     words = tokenizer()
     parts = Parts(

@@ -127,6 +127,8 @@ class AudioStream:
         if self._closed:
             raise EngineError("audio_closed", "the utterance has ended; start another for further sound")
         sound = checked(samples)
+        if self._unfiled and self._unfiled[0].dtype != sound.dtype:
+            self._file()
         self._unfiled.append(sound)
         self._waiting += len(sound)
         window = self._windows[-1]

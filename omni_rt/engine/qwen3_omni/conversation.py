@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_MARKS = 16
 _KEPT_REPLIES = 32
-# Seconds that prefilling may wait while nobody waits for it.
+# Seconds after which it is due to listen and to prefill while nobody waits for it.
 _PREFILL_S = 0.5
 
 
@@ -88,6 +88,8 @@ class Conversation:
         self._doing: Utterance | Transcription | None = None
         self._asked: Reply | None = None
         self._now = 0.0
+        # When there was first something to listen to or to prefill.
+        self._since: float | None = None
         self.configure(settings)
 
     def close(self) -> None:
@@ -230,12 +232,16 @@ class Conversation:
     # -- work
 
     def deadline(self, now: float) -> float | None:
-        reply, self._now = self._reply, now
-        if reply is not None:
-            return 0.0 if self._unready else self._soonest(reply, now)
-        if self._unready or (self._utterance is not None and self._utterance.due):
-            return now + _PREFILL_S
-        return None if self._transcripts.due(None, now) is None else now + TRANSCRIPT_S
+        self._now = now
+        reply, waiting = self._reply, self._unready or self._listening
+        self._since = None if not waiting else now if self._since is None else self._since
+        if reply is not None and waiting:
+            return reply.deadline(now)
+        if self._since is not None:
+            return self._since + _PREFILL_S
+        if self._transcripts.due(reply, now) is not None:
+            return now + TRANSCRIPT_S
+        return None if reply is None else reply.deadline(now)
 
     def request(self) -> Request | None:
         """What the next step asks of the machine; None if it has work of its own, or nothing."""
@@ -340,9 +346,6 @@ class Conversation:
     def _listen(self, utterance: Utterance) -> None:
         self._doing = utterance
         utterance.work()
-
-    def _soonest(self, reply: Reply, now: float) -> float:
-        return reply.deadline(now) if self._transcripts.due(reply, now) is None else now + TRANSCRIPT_S
 
     def _add(self, turn: Turn) -> Turn:
         """Put a turn behind all others but the one that is being said."""

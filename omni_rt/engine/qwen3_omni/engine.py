@@ -102,6 +102,8 @@ class QwenEngine:
         tokenizer = self._tokenizer(qwen.weights)
         with loading_bar(sys.stderr) as progress:
             omni = load(qwen.weights, device=device, dtype=dtype, progress=progress)
+        if device.type != "cpu":  # what is left to the host is too little to be shared among threads
+            torch.set_num_threads(1)
         spec = omni.spec
         tokens = cache_tokens(self._settings, spec)
         pools = [

@@ -90,6 +90,8 @@ class MelStream:
         if self._closed:
             raise EngineError("audio_closed", "the utterance has ended; start another for further sound")
         sound = checked(samples)
+        if sound.dtype == torch.int16:
+            sound = sound.float() / 32768
         self.samples += sound.numel()
         self._pending = torch.cat((self._pending, sound))
         if self.samples < SHORTEST:
@@ -132,15 +134,16 @@ class MelStream:
 
 
 def checked(samples: Tensor | np.ndarray) -> Tensor:
-    """The samples as float32 [n] with full scale 1. Raises EngineError `audio_invalid`, see `MelStream.push`."""
-    sound = samples if isinstance(samples, Tensor) else torch.from_numpy(np.array(samples))
+    """A copy of the samples on the CPU, int16 or float32 [n]. Raises EngineError `audio_invalid`, see
+    `MelStream.push`."""
+    sound = samples.to("cpu", copy=True) if isinstance(samples, Tensor) else torch.from_numpy(np.array(samples))
     if sound.dim() != 1 or not (sound.is_floating_point() or sound.dtype == torch.int16):
         raise EngineError(
             "audio_invalid", f"samples must be int16 or floating point [n], not {sound.dtype} {list(sound.shape)}"
         )
     if sound.dtype == torch.int16:
-        return sound.to("cpu", torch.float32) / 32768
-    sound = sound.to("cpu", torch.float32)
+        return sound
+    sound = sound.float()
     # also false for NaN
     if sound.numel() and not bool(sound.abs().max() <= LOUDEST):
         raise EngineError(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -48,6 +47,15 @@ PREFILL_ROWS = 512
 _AHEAD = 4
 # Sound kept before the ear, in seconds, while tokens are read.
 _LEAD_S = 0.24
+# After being asked, in seconds, when the steps to the first packet are due: a listener who would have to wait by then
+# goes first. And what each further token adds that comes before any speech, as in thinking or in a written reply.
+_FIRST_S = 0.05
+_TOKEN_S = 0.03
+# How long before the ear needs a frame its step is due: what a pass in flight and its own may take.
+_PASS_S = 0.04
+# So much work that is due soon is a crowd: then a reply is first heard of when it has two frames, since the second may
+# take longer than the first lasts.
+_CROWD = 3
 Put = Callable[[Chunk], None]
 
 
@@ -58,6 +66,7 @@ class Reply:
         self.generation = options.generation
         self.turn = Turn("assistant")
         self.ended = False
+        self._asked_at = parts.scheduler.now()
         self._parts = parts
         self._options = options
         self._put = put
@@ -107,15 +116,13 @@ class Reply:
             self._take(self._reader.feed(token))
 
     def deadline(self, now: float) -> float:
-        """The first packet before anything else; then each frame when the ear needs it."""
+        """The steps to the first packet soon after it was asked for; then each frame before the ear needs it."""
         speech = self._speech
-        if not self._first:
-            return 0.0
-        if speech is None or speech.whole:
+        if speech is not None and speech.whole:
             return now
-        if not speech.begun:
-            return 0.0 if self._spoken else now
-        return speech.deadline()
+        if speech is not None and speech.out:
+            return speech.deadline() - _PASS_S
+        return self._asked_at + _FIRST_S + _TOKEN_S * max(0, len(self._written.ids) - 1)
 
     def request(self) -> Request | None:
         """The next token or frame; None when `finish` is next."""
@@ -177,7 +184,7 @@ class Reply:
         speech = self._speech
         if speech is None or speech.whole or not (self._spoken or (speech.begun and not self._reader.speaking)):
             return False
-        return not speech.begun or speech.deadline() < time.monotonic() + _LEAD_S
+        return not speech.out or speech.deadline() < self._parts.scheduler.now() + _LEAD_S
 
     def _read(self) -> Read:
         """What is missing, and when nothing will be, a token; a token's own row is read only if another one follows."""
@@ -231,7 +238,8 @@ class Reply:
         assert self._speech is not None
         if frame.token is not None:
             self._spoken.popleft()
-        pcm = self._speech.take(frame, made)
+        crowded = self._parts.scheduler.crowd >= _CROWD
+        pcm = self._speech.take(frame, made, patient=crowded)
         if self._speech.whole:
             self._last = pcm
         elif pcm is not None:

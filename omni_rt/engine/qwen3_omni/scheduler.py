@@ -1,8 +1,8 @@
 """The one thread that computes: it takes commands in order, and between them does the most urgent bounded step.
 
-Work tells when it is due as a deadline in seconds of the scheduler's clock; the earliest goes first. A deadline in the
-past is merely urgent; one that lies further away than `AHEAD_S` is not worked on yet. Steps that ask the same of the
-machine are one pass: the most urgent one takes along those of other work.
+Work tells when it is due as a deadline in seconds of the scheduler's clock; the earliest goes first. Deadlines must not
+move on while the work waits, or it may wait for ever. One that lies further away than `AHEAD_S` is not worked on yet.
+Steps that ask the same of the machine are one pass: the most urgent one takes along those of other work.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ TOGETHER = 64
 """Most requests of a pass."""
 MOST_ROWS = 512
 """Most rows of a pass."""
+SOON_S = 0.1
+"""What is due within so many seconds, somebody waits for."""
+WAITED_ROWS = 256
+"""Most rows of a pass of requests that people wait for; one that has more itself is alone with them."""
 FEW_ROWS = 64
-"""The same for one that somebody waits for and that has fewer rows itself: others shall not slow it."""
+"""Most rows of such a pass with others that nobody waits for."""
 
 
 class Work(Protocol):
@@ -65,10 +69,16 @@ class Scheduler:
         self._works: list[Work] = []
         self._closing = False
         self.steps = 0
+        self.crowd = 0
+        """How much work was due within `SOON_S` at the last step."""
         self._thread = threading.Thread(target=self._work, name="qwen3-omni", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def now(self) -> float:
+        """Seconds of the clock that deadlines are of."""
+        return self._clock()
 
     def post(self, command: Callable[[], None]) -> None:
         """Run `command` after all that was posted before. It must not raise."""
@@ -103,15 +113,25 @@ class Scheduler:
             if command is not None:
                 self._guard(command)
                 continue
-            now = self._clock()
-            urgent = self._by_deadline(now)
-            if not urgent or urgent[0][0] > now + AHEAD_S:
+            wait = self.turn()
+            if wait != 0.0:
                 with self._changed:
                     if not self._commands and not self._closing:
-                        self._changed.wait(max(0.001, urgent[0][0] - now - AHEAD_S) if urgent else None)
-                continue
-            self.steps += 1
-            self._step(urgent, now)
+                        self._changed.wait(wait)
+
+    def turn(self) -> float | None:
+        """The most urgent step, if one may be done now, and then 0; else the seconds until one may, None for never. For
+        the scheduler's own thread, or a caller's that never started it."""
+        now = self._clock()
+        urgent = self._by_deadline(now)
+        if not urgent:
+            return None
+        if urgent[0][0] > now + AHEAD_S:
+            return max(0.001, urgent[0][0] - now - AHEAD_S)
+        self.steps += 1
+        self.crowd = sum(at <= now + SOON_S for at, _ in urgent)
+        self._step(urgent, now)
+        return 0.0
 
     def _by_deadline(self, now: float) -> list[tuple[float, Work]]:
         """All work that has something to do; among equals in the order of waiting."""
@@ -139,7 +159,7 @@ class Scheduler:
         except Exception as error:
             self._guard(partial(first.failed, error))
             return
-        together = [(first, request), *self._joining(request, urgent[1:], now, waited_for=at <= now)]
+        together = [(first, request), *self._joining(request, at, urgent[1:], now)]
         try:
             results = self._run_requests([each for _, each in together])
         except Exception as error:
@@ -152,11 +172,12 @@ class Scheduler:
                 self._guard(partial(work.failed, error))
 
     def _joining(
-        self, first: Request, others: Sequence[tuple[float, Work]], now: float, *, waited_for: bool
+        self, first: Request, due: float, others: Sequence[tuple[float, Work]], now: float
     ) -> list[tuple[Work, Request]]:
+        """Requests of `others`, the most urgent first, that ask the same as the first one, due at `due`."""
         found: list[tuple[Work, Request]] = []
         rows = first.rows if isinstance(first, Read) else 0
-        most = max(rows, FEW_ROWS) if waited_for else MOST_ROWS
+        soon = now + SOON_S
         for at, work in others:
             if at > now + AHEAD_S or len(found) + 1 >= TOGETHER:
                 break
@@ -170,6 +191,7 @@ class Scheduler:
             if isinstance(request, Read) and isinstance(first, Read):
                 if request.decoding is not first.decoding:
                     continue
+                most = MOST_ROWS if due > soon else WAITED_ROWS if at <= soon else FEW_ROWS
                 if rows + request.rows > most:
                     continue
                 rows += request.rows

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 
@@ -29,11 +27,13 @@ class Speech:
         if parts.omni.talker is None:
             raise EngineError("no_speech", "these weights have no talker; they only write")
         self._machine = parts.machine
+        self._now = parts.scheduler.now
         self._context = context
         self._voice = voice or parts.voices[0]
         self._generator = generator
         self._line: Line | None = None
         self._started_at: float | None = None
+        self._kept: Pcm | None = None
         self._text_over = False
         self._uniform: torch.Tensor | None = None
         self.tokens = 0
@@ -48,11 +48,18 @@ class Speech:
 
     @property
     def begun(self) -> bool:
+        """A frame was made."""
+        return self.frames > 0
+
+    @property
+    def out(self) -> bool:
+        """The first of its sound was given away."""
         return self._started_at is not None
 
     def deadline(self) -> float:
-        """When the next frame is needed, in seconds of the monotonic clock; 0 before the first."""
-        return 0.0 if self._started_at is None else self._started_at + FRAME_S * self.frames - _LATE_S
+        """When the next frame is needed by the ear, in seconds of the scheduler's clock, once the first is out."""
+        assert self._started_at is not None
+        return self._started_at + FRAME_S * self.frames - _LATE_S
 
     def begin(self) -> Line:
         """The line behind the user's rows, to be begun by the machine; a second call takes another place."""
@@ -68,8 +75,9 @@ class Speech:
             self._uniform = noise(self._generator, 16)
         return Frame(self._line, token, "pad" if self._text_over else "eos", self._uniform)
 
-    def take(self, frame: Frame, made: Made) -> Pcm | None:
-        """What was made of it; None if that was the end."""
+    def take(self, frame: Frame, made: Made, *, patient: bool = False) -> Pcm | None:
+        """What was made of it; None if that was the end. `patient`: the first frame is kept until the second is made,
+        so that whoever hears it does not run out of sound."""
         line, self._uniform = frame.line, None
         if frame.token is None:
             self._text_over = True
@@ -77,15 +85,23 @@ class Speech:
             self.tokens += 1
         if made.ended:
             self.whole = True
-            return self._machine.flush(line) if line.frames else None
+            return self._with_kept(self._machine.flush(line)) if line.frames else None
         assert made.pcm is not None
-        if self._started_at is None:
-            self._started_at = time.monotonic()
         most = min(_MOST_FRAMES, _FRAMES_AT_LEAST + _FRAMES_PER_TOKEN * self.tokens)
-        if line.frames < (most if self._text_over else _MOST_FRAMES):
-            return made.pcm
-        self.whole = True
-        return np.concatenate([made.pcm, self._machine.flush(line)])
+        self.whole = line.frames >= (most if self._text_over else _MOST_FRAMES)
+        if self.whole:
+            return self._with_kept(np.concatenate([made.pcm, self._machine.flush(line)]))
+        if patient and line.frames == 1:
+            self._kept = made.pcm
+            return None
+        return self._with_kept(made.pcm)
+
+    def _with_kept(self, pcm: Pcm) -> Pcm:
+        """The sound to give away."""
+        kept, self._kept = self._kept, None
+        if self._started_at is None:
+            self._started_at = self._now()
+        return pcm if kept is None else np.concatenate([kept, pcm])
 
     def close(self) -> None:
         """The talker's cache is the user's again."""

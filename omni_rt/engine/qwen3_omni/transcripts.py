@@ -14,7 +14,8 @@ from omni_rt.engine.qwen3_omni.transcription import Transcription
 from omni_rt.engine.qwen3_omni.utterance import Utterance
 
 TRANSCRIPT_S = 2.5
-"""Seconds that a transcript may wait: nobody needs it at once."""
+"""Seconds before its deadline that a transcript always is: nobody needs it at once, and whatever somebody does need
+goes first, however long."""
 
 
 class Transcripts:

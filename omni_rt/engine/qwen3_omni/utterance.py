@@ -38,7 +38,6 @@ class Utterance:
         self._opening = pieces.text(parts.prompt.user_open)
         self._pictures: deque[Shot] = deque()
         self._words: list[int] = []
-        self._fed = False
         self._closed = False
         self.samples = 0
         self.audio_tokens = 0
@@ -64,7 +63,6 @@ class Utterance:
         """Sound, 16 kHz."""
         self._audio.append(pcm)
         self.samples += len(pcm)
-        self._fed = True
 
     def show(self, rgb: Rgb, *, camera: bool) -> None:
         """A picture; a camera's newest takes the place of one not yet looked at."""
@@ -85,7 +83,7 @@ class Utterance:
     @property
     def due(self) -> bool:
         waiting = bool(self._pictures) or self._camera.ready(self._now_ms)
-        return not self.finished and (waiting or self._closed or self._fed)
+        return not self.finished and (waiting or self._closed or self._audio.due)
 
     @property
     def ending(self) -> tuple[int, ...]:
@@ -105,7 +103,6 @@ class Utterance:
         if shot is not None:
             self._body.look(shot.frames, shot.at_ms / 1000)
         else:
-            self._fed = False
             update = self._audio.close() if self._closed else self._audio.update()
             if update is not None:
                 self.audio_tokens = update.keep + len(update.features)
