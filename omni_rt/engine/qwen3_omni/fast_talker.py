@@ -12,10 +12,9 @@ from torch import Tensor
 
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.attention import Span
-from omni_rt.engine.qwen3_omni.code2wav import Code2WavState
+from omni_rt.engine.qwen3_omni.fast_code2wav import FastCode2Wav, SoundState
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_predictor import FastPredictor, draws
-from omni_rt.engine.qwen3_omni.fast_window import FastWindow
 from omni_rt.engine.qwen3_omni.graphs import Graphs
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
@@ -90,8 +89,8 @@ class FastTalker:
 
         self._sums = torch.zeros(slots + 1, talker.model.spec.hidden, device=device)
         self._seen = torch.zeros(slots + 1, talker.vocab, device=device, dtype=torch.int8)
-        self._sound = code2wav.state(slots + 1)
-        self._window = FastWindow(code2wav)
+        self._sound = SoundState.of(code2wav.state(slots + 1))
+        self._render = FastCode2Wav(code2wav)
         self._scratch = slots
         self._free = list(reversed(range(slots)))
         self._banned = talker._suppressed().to(torch.int8)
@@ -265,14 +264,7 @@ class FastTalker:
         def sound() -> None:
             ended = codes[:, 0] == talker.codec.eos
             at = torch.where(ended, self._scratch, slot.long())
-            state, frames = self._sound, self._sound.frames.index_select(0, at)
-            safe = torch.where(ended[:, None], 0, codes)
-            x = self._window(self._code2wav.embed(safe[:, :, None])[:, 0], state, at, frames)
-            columns = tuple(column.index_select(0, at) for column in state.columns)
-            samples = self._code2wav.render(x[:, :, None], frames, columns, fresh=True)
-            for kept, moved in zip(state.columns, columns, strict=True):
-                kept.index_copy_(0, at, moved)
-            state.frames.index_copy_(0, at, frames + 1)
+            samples = self._render(torch.where(ended[:, None], 0, codes), self._sound, at)
             self._out[:batch, :-1] = (samples * 32767.0).round().to(torch.int16)
             self._out[:batch, -1] = ended.to(torch.int16)
 
@@ -280,13 +272,11 @@ class FastTalker:
 
     def _reset(self) -> None:
         self._seen.index_fill_(0, self._slot, 0)
-        for tensor in self._sound._tensors():
-            tensor.index_fill_(0, self._slot, 0)
+        self._sound.reset(self._slot)
 
     def _flush(self) -> None:
-        tensors = [tensor.index_select(0, self._slot) for tensor in self._sound._tensors()]
-        state = Code2WavState._made(tensors, (False,))
-        self._tail.copy_((self._code2wav.flush(state) * 32767.0).round().to(torch.int16))
+        tail = self._code2wav.flush(self._sound.row(self._slot))
+        self._tail.copy_((tail * 32767.0).round().to(torch.int16))
 
 
 def _slot_of(line: Line) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from omni_rt.engine.qwen3_omni.code2wav import Code2Wav, Code2WavState
+from omni_rt.engine.qwen3_omni.code2wav import Code2Wav
 from omni_rt.engine.qwen3_omni.fast_decoder import Layer, joined
 from omni_rt.engine.qwen3_omni.kernels.norm import norm
 from omni_rt.engine.qwen3_omni.kernels.window import attend_window
@@ -42,13 +42,13 @@ class FastWindow:
         exponent = torch.arange(0, spec.head_dim, 2, device=self._norm.device).float() / spec.head_dim
         self._frequencies = 1.0 / (spec.rope_theta**exponent)
 
-    def __call__(self, rows: Tensor, state: Code2WavState, slots: Tensor, frames: Tensor) -> Tensor:
-        """Rows [B, hidden] of one frame each -> [B, hidden]; `slots` int64 [B] are their rows of `state`, whose keys
-        and values move on; `frames` int64 [B] are those before."""
+    def __call__(self, rows: Tensor, keys: Tensor, values: Tensor, slots: Tensor, frames: Tensor) -> Tensor:
+        """Rows [B, hidden] of one frame each -> [B, hidden]; `slots` int64 [B] are their rows of `keys` and `values`,
+        as in `Code2WavState`, which move on; `frames` int64 [B] are those before."""
         x = rows.to(torch.float32, copy=True)
         for number, layer in enumerate(self._layers):
-            past = state.keys, state.values
-            layer.finish(x, attend_window(layer.project(x), self._frequencies, slots, frames, *past, number))
+            attended = attend_window(layer.project(x), self._frequencies, slots, frames, keys, values, number)
+            layer.finish(x, attended)
         return norm(x, self._norm, self._eps)[0]
 
 

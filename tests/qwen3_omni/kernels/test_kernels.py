@@ -17,6 +17,7 @@ from omni_rt.engine.qwen3_omni.code2wav_layers import Snake
 from omni_rt.engine.qwen3_omni.code_predictor import CodePredictorModel
 from omni_rt.engine.qwen3_omni.decoder import DecoderLayer
 from omni_rt.engine.qwen3_omni.experts import MixtureOfExperts
+from omni_rt.engine.qwen3_omni.fast_code2wav import FastCode2Wav, SoundState
 from omni_rt.engine.qwen3_omni.fast_window import FastWindow
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
 from omni_rt.engine.qwen3_omni.kernels.experts_many import mix_many
@@ -263,11 +264,35 @@ def test_a_window_that_moves_on() -> None:
         rows = drawn(3, 1, of.hidden, seed=number)
         expected = decoder.pre_transformer(rows, state.frames, state.keys, state.values)[:, 0]
         frames = twin.frames.index_select(0, slots)
-        close(window(rows[:, 0], twin, slots, frames), expected)
+        close(window(rows[:, 0], twin.keys, twin.values, slots, frames), expected)
         close(twin.keys[slots], state.keys)
         close(twin.values[slots], state.values)
         state.frames += 1
         twin.frames[slots] += 1
+
+
+def test_sound_of_replies_of_different_ages() -> None:
+    """Several in a batch, in slots of any order; one begins anew on the way; each ends as the plain one does."""
+    of = spec().code2wav
+    assert of is not None
+    decoder = filled(Code2Wav(replace(of, window=6)))
+    assert isinstance(decoder, Code2Wav)
+    for module in decoder.modules():
+        if isinstance(module, Snake):
+            module.alpha.data, module.beta.data = (drawn(len(module.alpha), seed=n) / 3 for n in (1, 2))
+    fast, state = FastCode2Wav(copy.deepcopy(decoder)), SoundState.of(decoder.state(5))
+    slots, plain = torch.tensor([4, 0, 2], device=DEVICE), [decoder.state() for _ in range(3)]
+    generator = torch.Generator().manual_seed(3)
+    for number in range(7):
+        codes = torch.randint(0, of.codebook, (3, of.quantizers), generator=generator).to(DEVICE)
+        if number == 4:
+            plain[1].reset()
+            state.reset(slots[1:2])
+        count = 3 if number != 2 else 2  # one of them pauses
+        expected = torch.cat([decoder.push(codes[n : n + 1, :, None], plain[n]) for n in range(count)])
+        close(fast(codes[:count], state, slots[:count]), expected)
+    for number in range(3):
+        close(decoder.flush(state.row(slots[number : number + 1])), decoder.flush(plain[number]))
 
 
 def test_the_activation_of_the_sound() -> None:
