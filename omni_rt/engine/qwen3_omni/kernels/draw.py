@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 
 @triton.jit
 def _ordered(x):
@@ -23,7 +25,12 @@ def _draw(
     logits, seen, suppressed, temperature, top_k, tail, penalty, greedy, uniform, codes, table, embedded, total,
     vocab, hidden, uniform_stride, uniform_at, code_stride, code_at,
     VOCAB: tl.constexpr, HIDDEN: tl.constexpr, SEEN: tl.constexpr, SUPPRESSED: tl.constexpr, ADD: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     at = tl.arange(0, VOCAB)
     inside = at < vocab
@@ -112,5 +119,5 @@ def draw(
         temperature, top_k, tail, penalty, greedy, uniform, codes, table, embedded, total,
         vocab, hidden, uniform.stride(0), number * uniform.stride(1), codes.stride(0), number * codes.stride(1),
         VOCAB=triton.next_power_of_2(vocab), HIDDEN=triton.next_power_of_2(hidden), SEEN=seen is not None,
-        SUPPRESSED=suppressed is not None, ADD=number > 0, num_warps=4,
+        SUPPRESSED=suppressed is not None, ADD=number > 0, num_warps=4, **dependent(logits),
     )  # fmt: skip

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 
 @triton.jit
 def ranks(score, EXPERTS: tl.constexpr):
@@ -25,8 +27,10 @@ def ranks(score, EXPERTS: tl.constexpr):
 def _score(
     x, norm, weight, gate, scores, counter, row, chosen, weights, width, eps, experts,
     ROWS: tl.constexpr, COLS: tl.constexpr, EXPERTS: tl.constexpr, TOP: tl.constexpr, SLOTS: tl.constexpr,
-    NORMALISE: tl.constexpr, SHARED: tl.constexpr,
+    NORMALISE: tl.constexpr, SHARED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     part = tl.program_id(0)
     cols = tl.arange(0, COLS)
     inside = cols < width
@@ -40,6 +44,8 @@ def _score(
         mask = (rows <= experts)[:, None] & inside[None, :]
         keep = rows <= experts
     tile = tl.load(source, mask=mask, other=0.0)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     normed = tl.load(x + cols, mask=inside, other=0.0)
     normed = normed * tl.rsqrt(tl.sum(normed * normed, 0) / width + eps)
     normed = normed * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
@@ -67,8 +73,11 @@ def _score(
 @triton.jit
 def _open(
     row, chosen, weight, shared_gate, shared_up, out, width, inner, shared_inner,
-    ROWS: tl.constexpr, COLS: tl.constexpr, TOP: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TOP: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()  # not before: `_close` reads what was chosen before it waits
     slot = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
@@ -95,27 +104,37 @@ def _open(
 @triton.jit
 def _close(
     opened, chosen, weights, weight, shared, x, width, inner, shared_inner,
-    ROWS: tl.constexpr, COLS: tl.constexpr, SHARED_COLS: tl.constexpr, TOP: tl.constexpr, SHARED: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, SHARED_COLS: tl.constexpr, TOP: tl.constexpr, SLOTS: tl.constexpr,
+    SHARED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     stride = tl.maximum(inner, shared_inner)
     cols = tl.arange(0, COLS)
     inside = cols < inner
-    made = tl.load(x + rows, mask=rows < width, other=0.0)
-    total = tl.zeros([ROWS, COLS], tl.float32)
-    for slot in tl.static_range(TOP):
-        at = tl.load(chosen + slot).to(tl.int64) * width * inner + rows.to(tl.int64)[:, None] * inner + cols[None, :]
-        tile = tl.load(weight + at, mask=(rows < width)[:, None] & inside[None, :], other=0.0)
-        given = tl.load(opened + slot * stride + cols, mask=inside, other=0.0).to(tl.float32)
-        total += tile.to(tl.float32) * (given * tl.load(weights + slot))[None, :]
-    made += tl.sum(total, 1)
+    slot = tl.arange(0, SLOTS)
+    expert = tl.load(chosen + slot, mask=slot < TOP, other=0).to(tl.int64)
+    at = (expert[:, None, None] * width + rows[None, :, None]) * inner + cols[None, None, :]
+    mask = (slot < TOP)[:, None, None] & (rows < width)[None, :, None] & inside[None, None, :]
+    tile = tl.load(weight + at, mask=mask, other=0.0)
     if SHARED:
         more = tl.arange(0, SHARED_COLS)
         within = more < shared_inner
         at = rows.to(tl.int64)[:, None] * shared_inner + more[None, :]
-        tile = tl.load(shared + at, mask=(rows < width)[:, None] & within[None, :], other=0.0)
+        own = tl.load(shared + at, mask=(rows < width)[:, None] & within[None, :], other=0.0)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    share = tl.load(weights + slot, mask=slot < TOP, other=0.0)
+    given = tl.load(
+        opened + slot[:, None] * stride + cols[None, :], mask=(slot < TOP)[:, None] & inside[None, :], other=0.0
+    )
+    given = given.to(tl.float32) * share[:, None]
+    made = tl.load(x + rows, mask=rows < width, other=0.0)
+    made += tl.sum(tl.sum(tile.to(tl.float32) * given[:, None, :], 2), 0)
+    if SHARED:
         given = tl.load(opened + TOP * stride + more, mask=within, other=0.0).to(tl.float32)
-        made += tl.load(weights + TOP) * tl.sum(tile.to(tl.float32) * given[None, :], 1)
+        made += tl.load(weights + TOP) * tl.sum(own.to(tl.float32) * given[None, :], 1)
     tl.store(x + rows, made, mask=rows < width)
 
 
@@ -142,7 +161,7 @@ def mix_one(
     gate, shared_gate, shared_up, shared_down = shared if shared is not None else (router, gate_up, gate_up, down)
     shared_inner = shared_down.shape[1] if shared is not None else 0
     cols, slots = triton.next_power_of_2(width), top + (shared is not None)
-    device, kind = x.device, gate_up.dtype
+    device, kind, early = x.device, gate_up.dtype, dependent(x)
     scores = torch.empty(experts + 1, device=device, dtype=torch.float32)
     row = torch.empty(width, device=device, dtype=kind)
     chosen = torch.empty(top, device=device, dtype=torch.int32)
@@ -151,17 +170,17 @@ def mix_one(
     _score[(triton.cdiv(experts + (shared is not None), rows),)](
         x, norm, router, gate, scores, counter, row, chosen, weights, width, eps, experts,
         ROWS=rows, COLS=cols, EXPERTS=triton.next_power_of_2(experts), TOP=top, SLOTS=triton.next_power_of_2(top),
-        NORMALISE=normalise, SHARED=shared is not None, num_warps=4,
+        NORMALISE=normalise, SHARED=shared is not None, num_warps=4, **early,
     )  # fmt: skip
     opened = torch.empty(slots, max(inner, shared_inner), device=device, dtype=kind)
     rows = max(1, 4096 // cols)  # as in vector.py
     _open[(triton.cdiv(max(inner, shared_inner), rows), slots)](
         row, chosen, gate_up, shared_gate, shared_up, opened, width, inner, shared_inner,
-        ROWS=rows, COLS=cols, TOP=top, num_warps=4,
+        ROWS=rows, COLS=cols, TOP=top, num_warps=4, **early,
     )  # fmt: skip
     rows = 2
     _close[(triton.cdiv(width, rows),)](
         opened, chosen, weights, down, shared_down, x, width, inner, shared_inner,
         ROWS=rows, COLS=triton.next_power_of_2(inner), SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
-        TOP=top, SHARED=shared is not None, num_warps=4,
+        TOP=top, SLOTS=triton.next_power_of_2(top), SHARED=shared is not None, num_warps=4, **early,
     )  # fmt: skip

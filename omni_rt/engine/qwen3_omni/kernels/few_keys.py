@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 
 @triton.jit
 def _turned(source, weight, cos, sin, at, inside, eps, DIM: tl.constexpr):
@@ -30,8 +32,12 @@ def _turned(source, weight, cos, sin, at, inside, eps, DIM: tl.constexpr):
 def _attend(
     mixed, query_norm, key_norm, cos, sin, keys, values, out, position, eps, scale,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, GROUP: tl.constexpr,
-    SLOTS: tl.constexpr, SLOT: tl.constexpr,
+    SLOTS: tl.constexpr, SLOT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     half = DIM // 2
@@ -98,6 +104,6 @@ def attend_few(
     _attend[(mixed.shape[0], kv)](
         mixed, query_norm, key_norm, *turn, keys, values, out, position, eps, dim**-0.5,
         HEADS=heads, KV=kv, DIM=dim, HALF=triton.next_power_of_2(dim // 2), GROUP=heads // kv,
-        SLOTS=slots, SLOT=triton.next_power_of_2(slots), num_warps=2,
+        SLOTS=slots, SLOT=triton.next_power_of_2(slots), num_warps=2, **dependent(mixed),
     )  # fmt: skip
     return out

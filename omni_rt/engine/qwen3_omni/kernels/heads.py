@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 
 @triton.jit
 def _angles(positions, frequencies, axis, cos, sin, rows, half, HALF: tl.constexpr):
@@ -30,8 +32,12 @@ def angles(positions: Tensor, frequencies: Tensor, axis: Tensor) -> tuple[Tensor
 @triton.jit
 def _prepare(
     mixed, query_norm, key_norm, cos, sin, slots, queries, keys, values, eps,
-    HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
+    HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     head = tl.program_id(1)
     half = DIM // 2
@@ -82,5 +88,6 @@ def prepare(
     _prepare[(mixed.shape[0], heads + 2 * kv)](
         mixed, query_norm, key_norm, *turn, slots, queries, keys, values, eps,
         HEADS=heads, KV=kv, DIM=dim, HALF=triton.next_power_of_2(dim // 2), num_warps=1,
+        **dependent(mixed),
     )  # fmt: skip
     return queries

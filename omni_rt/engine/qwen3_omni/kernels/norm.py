@@ -7,12 +7,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 
 @triton.jit
 def _norm(
     x, added, weight, total, rounded, wide, width, eps,
-    COLS: tl.constexpr, ADD: tl.constexpr, WIDE: tl.constexpr,
+    COLS: tl.constexpr, ADD: tl.constexpr, WIDE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     cols = tl.arange(0, COLS)
     inside = cols < width
     at = tl.program_id(0).to(tl.int64) * width + cols
@@ -38,5 +44,6 @@ def norm(
     _norm[(n,)](
         x, x if added is None else added, weight, x, rounded, whole, width, eps,
         COLS=triton.next_power_of_2(width), ADD=added is not None, WIDE=wide, num_warps=4,
+        **dependent(x),
     )  # fmt: skip
     return rounded, whole

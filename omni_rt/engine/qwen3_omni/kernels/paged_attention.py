@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -36,8 +38,12 @@ class Reading:
 def _attend(
     queries, keys, values, first, counts, begins, starts, pages, partial, largest, sums, scale,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, DIMS: tl.constexpr, GROUP: tl.constexpr,
-    TILE: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr,
+    TILE: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     block = tl.program_id(0)
     head = tl.program_id(1)
     split = tl.program_id(2)
@@ -89,8 +95,12 @@ def _attend(
 @triton.jit
 def _combine(
     partial, largest, sums, lengths, out, HEADS: tl.constexpr, DIM: tl.constexpr, DIMS: tl.constexpr,
-    SPLITS: tl.constexpr,
+    SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     head = tl.program_id(1)
     dims = tl.arange(0, DIMS)
@@ -128,8 +138,19 @@ def attend(
         partial, largest, sums, dim**-0.5,
         HEADS=heads, KV=kv, DIM=dim, DIMS=dims, GROUP=group, TILE=tile, PAGE=page, SPLITS=splits,
         num_warps=4 if tile <= 64 else 8, num_stages=3 if tile <= 64 else 2,
+        **dependent(queries),
     )  # fmt: skip
     _combine[(n, heads)](
-        partial, largest, sums, reading.lengths, out, HEADS=heads, DIM=dim, DIMS=dims, SPLITS=splits, num_warps=4
+        partial,
+        largest,
+        sums,
+        reading.lengths,
+        out,
+        HEADS=heads,
+        DIM=dim,
+        DIMS=dims,
+        SPLITS=splits,
+        num_warps=4,
+        **dependent(queries),
     )
     return out

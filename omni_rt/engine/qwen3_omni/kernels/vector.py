@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 # Numbers of a weight tile that a program holds, and from how many numbers of a weight on it has fewer warps; tried out
 # on an H100 at the shapes of the model, where anything from half to twice as much is within 10 %.
 _TILE = 4096
@@ -20,8 +22,10 @@ _LARGE = 10_000_000
 def _product(
     x, weight, norm, residual, out, inner, outer, eps,
     ROWS: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, PAIR: tl.constexpr,
-    RESIDUAL: tl.constexpr,
+    RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
     inside = cols < inner
@@ -30,6 +34,8 @@ def _product(
     tile = tl.load(weight + at, mask=mask, other=0.0)
     if PAIR:
         second = tl.load(weight + at + outer.to(tl.int64) * inner, mask=mask, other=0.0)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row = tl.load(x + cols, mask=inside, other=0.0).to(tl.float32)
     if NORM:
         row = row * tl.rsqrt(tl.sum(row * row, 0) / inner + eps)
@@ -67,7 +73,7 @@ def product(
     _product[(triton.cdiv(outer, rows),)](
         x, weight, weight if norm is None else norm, out if residual is None else residual, out, inner, outer, eps,
         ROWS=rows, COLS=cols, NORM=norm is not None, PAIR=pair, RESIDUAL=residual is not None,
-        num_warps=4 if pair or weight.numel() >= _LARGE else 8,
+        num_warps=4 if pair or weight.numel() >= _LARGE else 8, **dependent(x),
     )  # fmt: skip
     return out
 

@@ -7,12 +7,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+
 
 @triton.jit
 def _attend(
     mixed, frequencies, slots, frames, keys, values, out, slot_stride, layer_at, scale,
     HEADS: tl.constexpr, PAST: tl.constexpr, KEYS: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     head = tl.program_id(1)
     half = DIM // 2
@@ -84,6 +91,6 @@ def attend_window(
     _attend[(mixed.shape[0], heads)](
         mixed, frequencies, slots, frames, keys, values, out, keys.stride(0), layer * keys.stride(1), dim**-0.5,
         HEADS=heads, PAST=past, KEYS=triton.next_power_of_2(past), DIM=dim, HALF=triton.next_power_of_2(dim // 2),
-        num_warps=4,
+        num_warps=4, **dependent(mixed),
     )  # fmt: skip
     return out
