@@ -173,3 +173,28 @@ def test_a_pass_that_is_too_large_is_several(omni: Omni) -> None:
     torch.testing.assert_close(torch.stack(fast.hidden), torch.stack(plain.hidden), rtol=0, atol=1e-4)
     with pytest.raises(ValueError, match="32 rows at most"):
         fast.machine.run([Read(fast.chunk("c", ids(33, 2)))])
+
+
+@torch.inference_mode()
+def test_a_pass_that_fails_changes_nothing(omni: Omni, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What chooses tokens fails after the rows were read: they can be read again, each on its own."""
+    for side in sides(omni):
+        run = side.machine.run
+        run([Read(side.chunk("a", ids(12, 0))), Read(side.chunk("b", ids(9, 1)))])
+        before = [cache.length for pair in side.caches.values() for cache in pair]
+        reads = [
+            Read(side.chunk(name, ids(5, seed)), choice=Choice(0.0, "any", 0.5), line=side.line(name, rows, "Ethan"))
+            for name, seed, rows in (("a", 2, 15), ("b", 3, 12))
+        ]
+        with monkeypatch.context() as broken:
+            broken.setattr(type(side.machine), "_choose", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                run(reads)
+        assert [cache.length for pair in side.caches.values() for cache in pair] == before
+        assert len(side.hidden) == 2
+        assert [read.line.state for read in reads if read.line is not None] == [None, None]
+        apart = [result for read in reads for result in run([read])]
+        for pair, length in zip(side.caches.values(), (15, 12), strict=True):
+            for cache in pair:
+                cache.truncate(min(cache.length, length - 3 if cache is pair[1] else length))
+        assert all(isinstance(token, int) for token in apart)

@@ -11,8 +11,13 @@ from functools import partial
 
 import pytest
 
-from omni_rt.engine.qwen3_omni.requests import Request, Result
+from omni_rt.engine.qwen3_omni.kv_cache import KVPool
+from omni_rt.engine.qwen3_omni.pieces import line
+from omni_rt.engine.qwen3_omni.random_weights import RandomSource
+from omni_rt.engine.qwen3_omni.requests import Chunk, Read, Request, Result
 from omni_rt.engine.qwen3_omni.scheduler import AHEAD_S, Scheduler
+
+TINY = RandomSource("tiny", 0).spec().text
 
 
 @dataclass(eq=False)
@@ -144,6 +149,46 @@ def test_a_failure_is_told_to_its_own_work(scheduler: Scheduler) -> None:
     assert done == ["bad", "bad", "good"]
     assert [str(error) for error in bad.errors] == ["bad", "bad"]
     assert not good.errors
+
+
+@dataclass(eq=False)
+class Reader(Steps):
+    """Work that asks for reads of its own row count."""
+
+    rows: int = 1
+    results: list[Result] = field(default_factory=list)
+
+    def request(self) -> Request | None:
+        cache = KVPool(TINY, tokens=64).new()
+        return (
+            Read(Chunk(cache, list(range(self.rows)), line(self.rows, 0.0), lambda _: None)) if self.deadlines else None
+        )
+
+    def take(self, request: Request, result: Result) -> None:
+        self.deadlines.pop(0)
+        self.results.append(result)
+        if isinstance(result, Exception):
+            raise result
+
+
+def test_of_a_pass_that_fails_each_read_is_tried_alone(clock: Clock) -> None:
+    passes: list[list[int]] = []
+
+    def run(requests: Sequence[Request]) -> list[Result]:
+        passes.append([request.rows for request in requests if isinstance(request, Read)])
+        if 3 in passes[-1]:
+            raise ValueError("three rows")
+        return [rows * 10 for rows in passes[-1]]
+
+    scheduler = Scheduler(run, clock)
+    works = [Reader(str(rows), [0.0], [], rows=rows) for rows in (2, 3, 4)]
+    for work in works:
+        scheduler.add(work)
+    assert scheduler.turn() == 0.0
+    assert passes == [[2, 3, 4], [2], [3], [4]]
+    assert [work.results[0] for work in works[::2]] == [20, 40]
+    assert [len(work.errors) for work in works] == [0, 1, 0]
+    assert scheduler.turn() is None
 
 
 def test_work_that_cannot_say_when_is_left_out(scheduler: Scheduler) -> None:

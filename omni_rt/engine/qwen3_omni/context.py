@@ -157,7 +157,7 @@ class Context:
         chunk = self.chunk(most)
         if chunk is None:
             return 0
-        read_chunks(self._thinker, self._talker, [chunk])
+        chunk.taken(read_chunks(self._thinker, self._talker, [chunk])[0])
         return len(chunk)
 
     def known_hidden(self) -> Tensor | None:

@@ -21,7 +21,7 @@ from omni_rt.engine.qwen3_omni.fast_talker import FastTalker, Heard
 from omni_rt.engine.qwen3_omni.graphs import Graphs
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import numbers
-from omni_rt.engine.qwen3_omni.machine import TOKEN_SETS, suppressed, thinker_params
+from omni_rt.engine.qwen3_omni.machine import TOKEN_SETS, all_or_nothing, suppressed, thinker_params
 from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, PassMemory, upload_into
 from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Frame, Line, Read, Request, Result
@@ -113,8 +113,12 @@ class FastMachine:
         if frames:
             return self._frames(frames)
         results: list[Result] = []
-        for part in self._parts(reads):
-            results += self._read(part)
+        taken: list[tuple[Chunk, Tensor]] = []
+        with all_or_nothing(reads, self.release):
+            for part in self._parts(reads):
+                results += self._read(part, taken)
+        for chunk, hidden in taken:
+            chunk.taken(hidden)
         return results
 
     def flush(self, line: Line) -> Pcm:
@@ -164,18 +168,7 @@ class FastMachine:
             parts[-1].append(read)
         return parts
 
-    def _read(self, reads: Sequence[Read]) -> list[Result]:
-        try:
-            return self._read_all(reads)
-        except Exception:
-            for read in reads:
-                if read.line is not None:
-                    self.release(read.line)
-                if read.chunk is not None:
-                    _give_back(read.chunk)
-            raise
-
-    def _read_all(self, reads: Sequence[Read]) -> list[Result]:
+    def _read(self, reads: Sequence[Read], taken: list[tuple[Chunk, Tensor]]) -> list[Result]:
         results: list[Result] = [None] * len(reads)
         hidden: dict[int, Tensor] = {n: read.hidden for n, read in enumerate(reads) if read.hidden is not None}
         passing: list[int] = []
@@ -194,10 +187,8 @@ class FastMachine:
                 passing.append(n)
                 start += read.rows
         chunks = [chunk for n in passing if (chunk := reads[n].chunk) is not None]
-        if chunks:
-            for n, chunk, last in zip(passing, chunks, self._pass(chunks), strict=True):
-                hidden[n] = last
-                chunk.taken(last)
+        last = self._pass(chunks) if chunks else []
+        hidden.update(zip(passing, last, strict=True))
         choosing = [(n, choice) for n, read in enumerate(reads) if (choice := read.choice) is not None and n in hidden]
         if choosing:
             self._choose([hidden[n] for n, _ in choosing], [choice for _, choice in choosing])
@@ -210,6 +201,7 @@ class FastMachine:
             self._chosen.synchronize()
         for (n, _), token in zip(choosing, self._tokens_host.tolist(), strict=False):
             results[n] = token
+        taken += zip(chunks, last, strict=True)
         return results
 
     def _room(self, read: Read, start: int) -> Heard | None:
@@ -342,10 +334,3 @@ class FastMachine:
             for n, made in zip(ready, self._talker.frames([frames[n] for n in ready]), strict=True):
                 results[n] = made
         return results
-
-
-def _give_back(chunk: Chunk) -> None:
-    """The room that was reserved and not written."""
-    chunk.cache.truncate(chunk.cache.length)
-    if chunk.listening is not None:
-        chunk.listening.cache.truncate(chunk.listening.cache.length)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -40,7 +41,8 @@ class Machine(Protocol):
     """Runs on one thread. A line is its caller's until `release`."""
 
     def run(self, requests: Sequence[Request]) -> list[Result]:
-        """Requests of one kind, all reads or all frames, in one pass. Raises what fails them all."""
+        """Requests of one kind, all reads or all frames, in one pass. Raises what fails them all; reads are then as if
+        they had not been asked for."""
 
     def flush(self, line: Line) -> Pcm:
         """The last samples of a line that is over."""
@@ -76,11 +78,17 @@ class PlainMachine:
         reads = [request for request in requests if isinstance(request, Read)]
         frames = [request for request in requests if isinstance(request, Frame)]
         assert not (reads and frames)
-        return self._read(reads) if reads else self._frames(frames)
+        if not reads:
+            return self._frames(frames)
+        with all_or_nothing(reads, self.release):
+            results, taken = self._read(reads)
+        for chunk, hidden in taken:
+            chunk.taken(hidden)
+        return results
 
     # -- the thinker
 
-    def _read(self, reads: Sequence[Read]) -> list[Result]:
+    def _read(self, reads: Sequence[Read]) -> tuple[list[Result], list[tuple[Chunk, Tensor]]]:
         results: list[Result] = [None] * len(reads)
         hidden: dict[int, Tensor] = {n: read.hidden for n, read in enumerate(reads) if read.hidden is not None}
         passing: list[tuple[int, Chunk]] = []
@@ -91,6 +99,7 @@ class PlainMachine:
                     passing.append((n, read.chunk))
                 except EngineError as error:
                     results[n] = error
+        last: list[Tensor] = []
         if passing:
             last = read_chunks(self._omni.thinker, self._omni.talker, [chunk for _, chunk in passing])
             hidden.update(zip((n for n, _ in passing), last, strict=True))
@@ -106,7 +115,7 @@ class PlainMachine:
             tokens = self._choose(torch.stack([hidden[n] for n, _ in choosing]), [choice for _, choice in choosing])
             for (n, _), token in zip(choosing, tokens, strict=True):
                 results[n] = token
-        return results
+        return results, list(zip((chunk for _, chunk in passing), last, strict=True))
 
     def _choose(self, hidden: Tensor, choices: Sequence[Choice]) -> list[int]:
         logits = self._omni.thinker.logits(hidden)
@@ -177,8 +186,27 @@ class PlainMachine:
             line.cache.truncate(min(line.rows, line.cache.length))
 
 
+@contextmanager
+def all_or_nothing(reads: Sequence[Read], release: Callable[[Line], None]) -> Iterator[None]:
+    """If the block raises, the caches of these reads hold what they held before, and their lines are not begun."""
+    chunks = [read.chunk for read in reads if read.chunk is not None]
+    listening = [chunk.listening for chunk in chunks if chunk.listening is not None]
+    before = [(chunk.cache, chunk.cache.length) for chunk in chunks]
+    before += [(each.cache, min(each.known, each.cache.length)) for each in listening]
+    try:
+        yield
+    except Exception:
+        for read in reads:
+            if read.line is not None:
+                release(read.line)
+        for cache, length in before:
+            cache.truncate(length)
+        raise
+
+
 def read_chunks(thinker: Thinker, talker: Talker | None, chunks: Sequence[Chunk]) -> list[Tensor]:
-    """All chunks in one pass, and the last hidden state of each; after a failure all caches are as they were."""
+    """All chunks in one pass: the last hidden state of each, which `Chunk.taken` is still to hear of. After a failure
+    all caches are as they were."""
     device = thinker.lm_head.weight.device
     embedded = thinker.embed(numbers([token for chunk in chunks for token in chunk.ids], device))
     rows, starts = embedded, np.cumsum([0, *map(len, chunks)]).tolist()
@@ -204,8 +232,6 @@ def read_chunks(thinker: Thinker, talker: Talker | None, chunks: Sequence[Chunk]
                 chunk.listening.cache.truncate(chunk.listening.known)
         raise
     last = [passed.hidden[end - 1] for end in starts[1:]]
-    for chunk, hidden in zip(chunks, last, strict=True):
-        chunk.taken(hidden)
     return last
 
 

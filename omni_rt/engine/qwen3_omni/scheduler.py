@@ -160,16 +160,23 @@ class Scheduler:
             self._guard(partial(first.failed, error))
             return
         together = [(first, request), *self._joining(request, at, urgent[1:], now)]
-        try:
-            results = self._run_requests([each for _, each in together])
-        except Exception as error:
-            results = [error] * len(together)
+        results = self._results([each for _, each in together])
         for (work, each), result in zip(together, results, strict=True):
             self._done_by(work)
             try:
                 work.take(each, result)
             except Exception as error:
                 self._guard(partial(work.failed, error))
+
+    def _results(self, requests: Sequence[Request]) -> list[Result]:
+        """What fails a pass of several reads may be one of them: then each is a pass of its own."""
+        try:
+            return self._run_requests(requests)
+        except Exception as error:
+            if len(requests) == 1 or not isinstance(requests[0], Read):
+                return [error] * len(requests)
+            log.warning("a pass of %d reads failed: they are read one by one", len(requests), exc_info=error)
+            return [result for request in requests for result in self._results([request])]
 
     def _joining(
         self, first: Request, due: float, others: Sequence[tuple[float, Work]], now: float

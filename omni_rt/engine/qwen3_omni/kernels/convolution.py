@@ -14,8 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
-
 _NONE, _SNAKE, _GELU = 0, 1, 2
 # Programs that keep a GPU busy.
 _ENOUGH = 120
@@ -66,12 +64,7 @@ def _convolve(
     rows, count, inner, outer, channels, ahead,
     TAPS: tl.constexpr, DILATION: tl.constexpr, PAST: tl.constexpr, RATE: tl.constexpr, ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr, RAW: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr,
-    EARLY: tl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     live = row < rows
@@ -151,7 +144,6 @@ def convolve(
         ACTIVATION=_SNAKE if snake is not None else _GELU if gelu else _NONE,
         RESIDUAL=residual is not None, RAW=raw, ROWS=tall, COLS=wide, STEP=64 if inner % 64 == 0 else 32,
         num_warps=8 if tall * wide >= 8192 else 4, num_stages=3 if tall * wide >= 4096 else 5,
-        **dependent(x),
     )  # fmt: skip
     return before, after
 
@@ -168,13 +160,7 @@ def _tile(rows: int, outer: int) -> tuple[int, int]:
 
 
 @triton.jit
-def _keep(
-    x, past, slots, count, inner, PAST: tl.constexpr, KEPT: tl.constexpr, COLS: tl.constexpr, EARLY: tl.constexpr
-):
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
+def _keep(x, past, slots, count, inner, PAST: tl.constexpr, KEPT: tl.constexpr, COLS: tl.constexpr):
     reply = tl.program_id(0)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
     slot = tl.load(slots + reply)
@@ -202,19 +188,14 @@ def keep(x: Tensor, past: Tensor, replies: Replies) -> None:
         KEPT=kept,
         COLS=cols,
         num_warps=4,
-        **dependent(x),
     )
 
 
 @triton.jit
 def _depthwise(
     x, past, slots, weight, bias, scale, shift, out, count, inner, eps, TAPS: tl.constexpr, PAST: tl.constexpr,
-    COLS: tl.constexpr, EARLY: tl.constexpr,
+    COLS: tl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     reply = row // count
     column = row % count
@@ -246,7 +227,6 @@ def depthwise(
     _depthwise[(batch * count,)](
         x, past, replies.slots, weight, bias, scale, shift, out, count, inner, eps,
         TAPS=taps, PAST=taps - 1, COLS=triton.next_power_of_2(inner), num_warps=4,
-        **dependent(x),
     )  # fmt: skip
     return out
 
@@ -254,12 +234,8 @@ def depthwise(
 @triton.jit
 def _speak(
     x, past, slots, frames, weight, bias, out, count, inner, ahead, TAPS: tl.constexpr, ROWS: tl.constexpr,
-    COLS: tl.constexpr, EARLY: tl.constexpr,
+    COLS: tl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     reply = tl.program_id(1)
     column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     slot = tl.load(slots + reply)
@@ -284,6 +260,5 @@ def speak(x: Tensor, of: Convolution, replies: Replies, *, past: Tensor, ahead: 
     _speak[(triton.cdiv(count, 32), batch)](
         x, past, replies.slots, replies.frames, of.weight, of.bias, out, count, inner, ahead,
         TAPS=of.weight.shape[1], ROWS=32, COLS=triton.next_power_of_2(inner), num_warps=4,
-        **dependent(x),
     )  # fmt: skip
     return out
