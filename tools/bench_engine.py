@@ -5,8 +5,9 @@
 
 `first_packet_...`: from the end of speech being committed, in the caller's thread, to the samples of the first frame of
 80 ms in the engine's output; speech of 9 to 11 s after a history of 2,048 tokens, fed beforehand as fast as it goes, in
-blocks of 100 ms, so that only what could not be done while it was spoken is left. No speculation. Needs torch,
-transformers, Triton, NumPy and Pillow.
+blocks of 100 ms, so that only what could not be done while it was spoken is left. No speculation. `speculated_release`:
+with a speculated reply held, from the end of the turn being decided to its first packet. Needs torch, transformers,
+Triton, NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tools.check_gpu import machine_of
 from tools.gpu import costs
 from tools.gpu.engine import Answer, Talker, blocks, engine, noise, picture, wait_until, words
 from tools.gpu.models import Pair, build, question
+from tools.gpu.speculated import speculated_release
 
 HISTORY = 2048
 
@@ -213,6 +215,8 @@ def main() -> None:
     for camera in (False, True):
         say("first packets, " + ("voice and camera" if camera else "voice"))
         rows += first_packets(parts, n, history, camera=camera)
+    say("speculated release")
+    rows.append(speculated_release(parts, n, history))
     say("real-time factor")
     rows.append(real_time_factor(parts, min(n, 5)))
     parts.scheduler.close()
