@@ -166,22 +166,23 @@ def _qwen(settings: Settings) -> Iterator[Finding]:
     yield Finding(group, "device", "warning" if slow else "ok", text, _no_cuda() if slow else "")
     source = settings.qwen.weights
     try:
-        need = needs.needs(settings, place.dtype) if source else needs.released(settings)
+        need = needs.needs(settings, place) if source else needs.released(settings)
         if source:
             needs.check_tokenizer(settings.qwen)
     except EngineError as error:
         yield Finding(group, "weights", "missing", str(error))
         return
-    caches = f"{need.caches / 1e9:.1f} GB of caches ({need.tokens:,} tokens)"
-    text = f"{need.weights / 1e9:.1f} GB of {need.kind} and {caches}"
+    text = (
+        f"{need.weights / 1e9:.1f} GB of {need.kind} and {need.caches / 1e9:.1f} GB of caches ({need.tokens:,} tokens)"
+    )
+    if need.machine is not None:
+        text += f", {need.machine.bytes / 1e9:.1f} GB for the kernels and graphs"
     if not source:
         remedy = "--weights FOLDER of a downloaded checkpoint, or --weights random:tiny to try the plumbing"
         yield Finding(group, "weights", "missing", f"none given; the released models take {text}", remedy)
     elif place.free is not None and place.free < need.bytes:
-        remedy = (
-            "end other programs or take a larger device; qwen.context_tokens, qwen.cache_tokens and\n"
-            "server.max_sessions make the caches smaller"
-        )
+        changed = needs.smaller(settings, need, place.free)
+        remedy = "end other programs or take a larger device" + (f";\nor set {changed}" if changed else "")
         yield Finding(group, "weights", "missing", f"{source} takes {text}; {free}", remedy)
     else:
         yield Finding(group, "weights", "ok", f"{source} takes {text}")

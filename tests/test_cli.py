@@ -312,8 +312,9 @@ def test_doctor_asks_torch_for_the_gpu_that_would_compute(
     assert (status, told["gpu"].text) == (1, "NVIDIA H200, 139 GiB")
     assert (told["device"].level, told["device"].text) == ("ok", "cuda: NVIDIA H200, 75.0 GB free")
     assert told["weights"].level == "missing", "the weights fit, the caches beside them do not"
-    status, told = findings(capsys, *random, "--set", "qwen.cache_tokens=32768")
+    status, told = findings(capsys, *random, "--set", "qwen.cache_tokens=16384")
     assert (status, told["weights"].level) == (0, "ok")
+    assert told["weights"].text.endswith(" GB for the kernels and graphs")
 
 
 def test_doctor_takes_a_gpu_from_nvidia_smi(

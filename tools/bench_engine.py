@@ -5,8 +5,9 @@
 
 `first_packet_...`: from the end of speech being committed, in the caller's thread, to the samples of the first frame of
 80 ms in the engine's output; speech of 9 to 11 s after a history of 2,048 tokens, fed beforehand as fast as it goes, in
-blocks of 100 ms, so that only what could not be done while it was spoken is left. No speculation. Needs torch,
-transformers, Triton, NumPy and Pillow.
+blocks of 100 ms, so that only what could not be done while it was spoken is left. No speculation. `speculated_release`:
+with a speculated reply held, from the end of the turn being decided to its first packet. Needs torch, transformers,
+Triton, NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from tools.check_gpu import machine_of
 from tools.gpu import costs
 from tools.gpu.engine import Answer, Talker, blocks, engine, noise, picture, wait_until, words
 from tools.gpu.models import Pair, build, question
+from tools.gpu.references import FRAME_REFERENCE, REFERENCES
+from tools.gpu.speculated import speculated_release
 
 HISTORY = 2048
 
@@ -213,6 +216,8 @@ def main() -> None:
     for camera in (False, True):
         say("first packets, " + ("voice and camera" if camera else "voice"))
         rows += first_packets(parts, n, history, camera=camera)
+    say("speculated release")
+    rows.append(speculated_release(parts, n, history))
     say("real-time factor")
     rows.append(real_time_factor(parts, min(n, 5)))
     parts.scheduler.close()
@@ -226,21 +231,13 @@ def main() -> None:
         report.write(arguments.json)
 
 
-_REFERENCES = {
-    "first_packet_voice": "hf_first_packet_10s",
-    "thinker_step": "hf_thinker_token",
-    "talker_frame": "hf_talker_frame_with_predictor_and_sampling",
-    "code2wav_frame": "hf_code2wav_one_frame",
-}
-
-
 def _with_ratios(rows: list[Row], reference: list[Row]) -> list[Row]:
     """How many times each row's p50 Hugging Face's takes."""
     of = {row.name: row.p50 for row in reference}
     found = []
     for row in rows:
-        theirs = of.get(_REFERENCES.get(row.name, ""))
-        if row.name == "reply_rtf" and (frame := of.get("hf_talker_frame_with_predictor_and_sampling")) is not None:
+        theirs = of.get(REFERENCES.get(row.name, ""))
+        if row.name == "reply_rtf" and (frame := of.get(FRAME_REFERENCE)) is not None:
             theirs = frame / 80
         found.append(replace(row, ratio=round(theirs / row.p50, 1)) if theirs and row.p50 else row)
     return found

@@ -19,7 +19,7 @@ from omni_rt.engine.api import Capabilities, EngineError, EngineListener, Sessio
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
 from omni_rt.engine.qwen3_omni.model import Omni, load, loading_bar
-from omni_rt.engine.qwen3_omni.needs import Needs, Place, cache_tokens, needs, place
+from omni_rt.engine.qwen3_omni.needs import Needs, Place, cache_tokens, fast, needs, place, smaller
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
@@ -96,7 +96,7 @@ class QwenEngine:
             )
         where = place(qwen)
         device, dtype = where.device, where.dtype
-        _check_memory(where, needs(self._settings, dtype))
+        _check_memory(self._settings, where, needs(self._settings, where))
         if device.type == "cpu":  # the server's own process needs a core, too
             torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
         tokenizer = self._tokenizer(qwen.weights)
@@ -129,8 +129,7 @@ class QwenEngine:
         return parts
 
     def _machine(self, omni: Omni, pools: list[KVPool]) -> Machine:
-        wanted, fit = self._settings.qwen.machine, omni.device.type == "cuda" and omni.dtype == torch.bfloat16
-        if wanted == "plain" or (wanted == "auto" and not fit):
+        if not fast(self._settings.qwen, omni.device, omni.dtype):
             return PlainMachine(omni)
         if find_spec("triton") is None:
             raise EngineError("no_triton", "qwen.machine 'fast' needs Triton: pip install triton, or set it to 'plain'")
@@ -158,11 +157,13 @@ class QwenEngine:
             raise EngineError("model_missing", str(error)) from error
 
 
-def _check_memory(where: Place, wanted: Needs) -> None:
-    if where.free is not None and wanted.bytes > where.free:
-        raise EngineError(
-            "too_little_memory",
-            f"the weights take {wanted.weights:,} bytes, the caches of {wanted.tokens:,} tokens {wanted.caches:,}; on "
-            f"{where.device} {where.free:,} are free; end other programs, take a larger device, or lower "
-            "qwen.context_tokens, qwen.cache_tokens or server.max_sessions",
-        )
+def _check_memory(settings: Settings, where: Place, wanted: Needs) -> None:
+    if where.free is None or wanted.bytes <= where.free:
+        return
+    changed = smaller(settings, wanted, where.free)
+    remedy = f", or set {changed}" if changed else "; smaller caches would not be enough"
+    raise EngineError(
+        "too_little_memory",
+        f"serving takes {wanted}; on {where.device} {where.free:,} are free; end other programs, or take a larger "
+        f"device{remedy}",
+    )

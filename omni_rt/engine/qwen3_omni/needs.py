@@ -10,6 +10,7 @@ import torch
 from omni_rt.config import QwenSettings, Settings
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.checkpoint import read_headers, read_spec
+from omni_rt.engine.qwen3_omni.fast_needs import FastNeeds, fast_needs
 from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
 from omni_rt.engine.qwen3_omni.spec import OmniSpec
@@ -20,6 +21,7 @@ _RELEASED = "random:30b-a3b"
 # Cache for transcripts, whose forks need pages of their own, beside the sessions' contexts.
 _SPARE_TOKENS = 2048
 _PAGE = 64
+_LEAST_CONTEXT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,13 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Bytes of all weights and of all caches, in numbers of `dtype`; `tokens` is what the caches hold, all sessions
-    together."""
+    together. `machine` is None for the plain one, whose work is not counted."""
 
     dtype: torch.dtype
     weights: int
     caches: int
     tokens: int
+    machine: FastNeeds | None
 
     @property
     def kind(self) -> str:
@@ -48,7 +51,25 @@ class Needs:
 
     @property
     def bytes(self) -> int:
-        return self.weights + self.caches
+        return self.weights + self.caches + (self.machine.bytes if self.machine else 0)
+
+    def __str__(self) -> str:
+        """Every part, in bytes."""
+        parts = [f"the weights {self.weights:,}", f"the caches of {self.tokens:,} tokens {self.caches:,}"]
+        if self.machine is not None:
+            parts += [
+                f"copies of weights for the kernels {self.machine.copies:,}",
+                f"what spoken replies remember {self.machine.replies:,}",
+                f"passes {self.machine.passes:,}",
+                f"the driver's kernels and graphs about {self.machine.driver:,}",
+            ]
+        return f"{self.bytes:,} bytes: {', '.join(parts)}"
+
+    def room(self, free: int) -> int:
+        """How many tokens the caches can hold in `free` bytes beside all the rest, in whole pages; below zero if not
+        even the rest fits."""
+        each = self.caches // (self.tokens + _PAGE)
+        return ((free - (self.bytes - self.caches)) // each // _PAGE - 1) * _PAGE
 
 
 def place(qwen: QwenSettings) -> Place:
@@ -61,17 +82,40 @@ def place(qwen: QwenSettings) -> Place:
     return Place(device, dtype, name, free)
 
 
+def fast(qwen: QwenSettings, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the machine will be the fast one."""
+    fit = device.type == "cuda" and dtype == torch.bfloat16
+    return qwen.machine == "fast" or (qwen.machine == "auto" and fit)
+
+
 def released(settings: Settings) -> Needs:
     """Of a released model on a GPU."""
-    return _needs(settings, torch.bfloat16, _RELEASED)
+    return _needs(settings, torch.device("cuda"), torch.bfloat16, _RELEASED)
 
 
-def needs(settings: Settings, dtype: torch.dtype) -> Needs:
+def needs(settings: Settings, where: Place) -> Needs:
     """Of the weights that the settings name; the files of a checkpoint are checked against its config.json.
 
     Raises EngineError as `model.load` does, for everything that can be told without reading weights.
     """
-    return _needs(settings, dtype, settings.qwen.weights)
+    return _needs(settings, where.device, where.dtype, settings.qwen.weights)
+
+
+def smaller(settings: Settings, wanted: Needs, free: int) -> str:
+    """Which settings would make `wanted` fit into `free` bytes, with numbers, for people; empty if none does."""
+    tokens, sessions = wanted.room(free), settings.server.max_sessions
+    if tokens < _LEAST_CONTEXT + _SPARE_TOKENS:
+        return ""
+    if settings.qwen.cache_tokens:
+        return f"qwen.cache_tokens={tokens}"
+    found = [f"qwen.cache_tokens={tokens} for all sessions together"]
+    context = (tokens - _SPARE_TOKENS) // sessions // _PAGE * _PAGE
+    if context >= _LEAST_CONTEXT:
+        found.insert(0, f"qwen.context_tokens={context}")
+    own = (wanted.tokens - _SPARE_TOKENS) // sessions
+    if fewer := (tokens - _SPARE_TOKENS) // own:
+        found.insert(0, f"server.max_sessions={fewer}")
+    return ", or ".join(found)
 
 
 def cache_tokens(settings: Settings, spec: OmniSpec) -> int:
@@ -87,7 +131,7 @@ def check_tokenizer(qwen: QwenSettings) -> None:
         Tokenizer.from_folder(Path(qwen.weights))
 
 
-def _needs(settings: Settings, dtype: torch.dtype, source: str) -> Needs:
+def _needs(settings: Settings, device: torch.device, dtype: torch.dtype, source: str) -> Needs:
     chance = RandomSource.parse(source)
     spec = read_spec(Path(source)) if chance is None else chance.spec()
     with torch.device("meta"):
@@ -99,7 +143,10 @@ def _needs(settings: Settings, dtype: torch.dtype, source: str) -> Needs:
     numbers = sum(decoder.kv_bytes_per_token for decoder in decoders) // 2
     weights = sum(parameter.numel() for parameter in model.parameters())
     spare = _PAGE  # a page of each cache is never handed out
-    return Needs(dtype, weights * dtype.itemsize, (tokens + spare) * numbers * dtype.itemsize, tokens)
+    caches = (tokens + spare) * numbers * dtype.itemsize
+    kernels = fast(settings.qwen, device, dtype)
+    machine = fast_needs(model, dtype, settings.server.max_sessions) if kernels else None
+    return Needs(dtype, weights * dtype.itemsize, caches, tokens, machine)
 
 
 def _device(name: str) -> torch.device:
