@@ -11,6 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.kernels.vector import TILE_BYTES, values_and_scale
+from omni_rt.engine.qwen3_omni.quantised import Weight
+
 
 @triton.jit
 def ranks(score, EXPERTS: tl.constexpr):
@@ -66,8 +69,9 @@ def _score(
 
 @triton.jit
 def _open(
-    row, chosen, weight, shared_gate, shared_up, out, width, inner, shared_inner,
-    ROWS: tl.constexpr, COLS: tl.constexpr, TOP: tl.constexpr,
+    row, chosen, weight, scale, shared_gate, shared_gate_scale, shared_up, shared_up_scale, out,
+    width, inner, shared_inner,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TOP: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     slot = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -75,27 +79,40 @@ def _open(
     inside = cols < width
     at = rows.to(tl.int64)[:, None] * width + cols[None, :]
     size = inner
+    first_scale, second_scale = scale + rows, scale + rows
     if slot < TOP:
-        first = weight + tl.load(chosen + slot).to(tl.int64) * 2 * inner * width + at
+        outputs = tl.load(chosen + slot).to(tl.int64) * 2 * inner
+        first = weight + outputs * width + at
         second = first + inner.to(tl.int64) * width
+        if SCALED:
+            first_scale = scale + outputs + rows
+            second_scale = first_scale + inner
     else:
         first = shared_gate + at
         second = shared_up + at
         size = shared_inner
+        if SCALED:
+            first_scale = shared_gate_scale + rows
+            second_scale = shared_up_scale + rows
     mask = (rows < size)[:, None] & inside[None, :]
     gate = tl.load(first, mask=mask, other=0.0)
     up = tl.load(second, mask=mask, other=0.0)
     given = tl.load(row + cols, mask=inside, other=0.0).to(tl.float32)
     opened = tl.sum(gate.to(tl.float32) * given[None, :], 1)
-    opened = opened * tl.sigmoid(opened) * tl.sum(up.to(tl.float32) * given[None, :], 1)
+    gated = tl.sum(up.to(tl.float32) * given[None, :], 1)
+    if SCALED:
+        opened *= tl.load(first_scale, mask=rows < size, other=0.0)
+        gated *= tl.load(second_scale, mask=rows < size, other=0.0)
+    opened = opened * tl.sigmoid(opened) * gated
     stride = tl.maximum(inner, shared_inner)
     tl.store(out + slot * stride + rows, opened.to(out.dtype.element_ty), mask=rows < size)
 
 
 @triton.jit
 def _close(
-    opened, chosen, weights, weight, shared, x, width, inner, shared_inner,
+    opened, chosen, weights, weight, scale, shared, shared_scale, x, width, inner, shared_inner,
     ROWS: tl.constexpr, COLS: tl.constexpr, SHARED_COLS: tl.constexpr, TOP: tl.constexpr, SHARED: tl.constexpr,
+    SCALED: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     stride = tl.maximum(inner, shared_inner)
@@ -104,10 +121,13 @@ def _close(
     made = tl.load(x + rows, mask=rows < width, other=0.0)
     total = tl.zeros([ROWS, COLS], tl.float32)
     for slot in tl.static_range(TOP):
-        at = tl.load(chosen + slot).to(tl.int64) * width * inner + rows.to(tl.int64)[:, None] * inner + cols[None, :]
-        tile = tl.load(weight + at, mask=(rows < width)[:, None] & inside[None, :], other=0.0)
+        outputs = tl.load(chosen + slot).to(tl.int64) * width + rows
+        at = outputs[:, None] * inner + cols[None, :]
+        tile = tl.load(weight + at, mask=(rows < width)[:, None] & inside[None, :], other=0.0).to(tl.float32)
+        if SCALED:
+            tile *= tl.load(scale + outputs, mask=rows < width, other=0.0)[:, None]
         given = tl.load(opened + slot * stride + cols, mask=inside, other=0.0).to(tl.float32)
-        total += tile.to(tl.float32) * (given * tl.load(weights + slot))[None, :]
+        total += tile * (given * tl.load(weights + slot))[None, :]
     made += tl.sum(total, 1)
     if SHARED:
         more = tl.arange(0, SHARED_COLS)
@@ -115,7 +135,10 @@ def _close(
         at = rows.to(tl.int64)[:, None] * shared_inner + more[None, :]
         tile = tl.load(shared + at, mask=(rows < width)[:, None] & within[None, :], other=0.0)
         given = tl.load(opened + TOP * stride + more, mask=within, other=0.0).to(tl.float32)
-        made += tl.load(weights + TOP) * tl.sum(tile.to(tl.float32) * given[None, :], 1)
+        whole = tl.sum(tile.to(tl.float32) * given[None, :], 1)
+        if SCALED:
+            whole *= tl.load(shared_scale + rows, mask=rows < width, other=0.0)
+        made += tl.load(weights + TOP) * whole
     tl.store(x + rows, made, mask=rows < width)
 
 
@@ -124,25 +147,28 @@ def mix_one(
     norm: Tensor,
     eps: float,
     router: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Weight,
+    down: Weight,
     counter: Tensor,
     *,
     top: int,
     normalise: bool,
-    shared: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+    shared: tuple[Tensor, Weight, Weight, Weight] | None = None,
 ) -> None:
     """Adds to the row `x` float32 [1, width], in place, what its experts make of it after the norm.
 
     router [experts, width]; gate_up [experts, 2 * inner, width]; down [experts, width, inner]; counter int32 [1] is 0,
     and is again afterwards; `shared` are the gate [1, width], gate_proj, up_proj [shared_inner, width] and down_proj
-    [width, shared_inner] of an expert for all rows.
+    [width, shared_inner] of an expert for all rows. All but router and gate are in 8 bit, or none.
     """
     experts, width, inner = down.shape
     gate, shared_gate, shared_up, shared_down = shared if shared is not None else (router, gate_up, gate_up, down)
     shared_inner = shared_down.shape[1] if shared is not None else 0
     cols, slots = triton.next_power_of_2(width), top + (shared is not None)
-    device, kind = x.device, gate_up.dtype
+    device, kind = x.device, norm.dtype
+    (opening, opening_scale, scaled), (closing, closing_scale, _) = values_and_scale(gate_up), values_and_scale(down)
+    (first, first_scale, _), (second, second_scale, _) = values_and_scale(shared_gate), values_and_scale(shared_up)
+    last, last_scale, _ = values_and_scale(shared_down)
     scores = torch.empty(experts + 1, device=device, dtype=torch.float32)
     row = torch.empty(width, device=device, dtype=kind)
     chosen = torch.empty(top, device=device, dtype=torch.int32)
@@ -154,14 +180,15 @@ def mix_one(
         NORMALISE=normalise, SHARED=shared is not None, num_warps=4,
     )  # fmt: skip
     opened = torch.empty(slots, max(inner, shared_inner), device=device, dtype=kind)
-    rows = max(1, 4096 // cols)  # as in vector.py
+    rows = max(1, TILE_BYTES // opening.itemsize // cols)
     _open[(triton.cdiv(max(inner, shared_inner), rows), slots)](
-        row, chosen, gate_up, shared_gate, shared_up, opened, width, inner, shared_inner,
-        ROWS=rows, COLS=cols, TOP=top, num_warps=4,
+        row, chosen, opening, opening_scale, first, first_scale, second, second_scale, opened,
+        width, inner, shared_inner,
+        ROWS=rows, COLS=cols, TOP=top, SCALED=scaled, num_warps=4,
     )  # fmt: skip
-    rows = 2
+    rows = 4 if scaled else 2  # as many bytes
     _close[(triton.cdiv(width, rows),)](
-        opened, chosen, weights, down, shared_down, x, width, inner, shared_inner,
+        opened, chosen, weights, closing, closing_scale, last, last_scale, x, width, inner, shared_inner,
         ROWS=rows, COLS=triton.next_power_of_2(inner), SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
-        TOP=top, SHARED=shared is not None, num_warps=4,
+        TOP=top, SHARED=shared is not None, SCALED=scaled, num_warps=4,
     )  # fmt: skip
