@@ -63,7 +63,7 @@ class FastMachine:
         eight_bit: EightBit = NOTHING,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Captures all graphs; `progress` hears what is captured. What is to be in 8 bit becomes so in `omni` itself."""
+        """Captures all graphs; `progress` hears what is captured. `eight_bit` changes the weights of `omni` itself."""
         device, spec = omni.device, omni.spec
         if eight_bit.experts:
             hold_experts(omni)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import torch
 from torch import nn
@@ -41,6 +41,14 @@ class Omni(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.thinker.lm_head.weight.dtype
+
+    @property
+    def heads(self) -> list[nn.Linear]:
+        """The thinker's and the predictor's."""
+        heads = [self.thinker.lm_head]
+        if self.talker is not None:
+            heads += [cast(nn.Linear, head) for head in self.talker.code_predictor.lm_head]
+        return heads
 
 
 def load(

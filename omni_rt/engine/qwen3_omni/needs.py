@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ import torch
 from omni_rt.config import QwenSettings, Settings
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.checkpoint import read_headers, read_spec
-from omni_rt.engine.qwen3_omni.model import Omni
+from omni_rt.engine.qwen3_omni.eight_bit import EVERYTHING, NOTHING, EightBit, copies
+from omni_rt.engine.qwen3_omni.model import Omni, shape
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
 from omni_rt.engine.qwen3_omni.spec import OmniSpec
 from omni_rt.engine.qwen3_omni.tokenizer import Tokenizer
@@ -20,6 +22,8 @@ _RELEASED = "random:30b-a3b"
 # Cache for transcripts, whose forks need pages of their own, beside the sessions' contexts.
 _SPARE_TOKENS = 2048
 _PAGE = 64
+# Of the GPUs that convert FP8 numbers themselves.
+_FP8_SINCE = (8, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +38,19 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes of all weights and of all caches, in numbers of `dtype`; `tokens` is what the caches hold, all sessions
-    together."""
+    """Bytes of all weights and of all caches, in numbers of `dtype` but for what is in 8 bit; `tokens` is what the
+    caches hold, all sessions together."""
 
     dtype: torch.dtype
+    eight_bit: EightBit
     weights: int
     caches: int
     tokens: int
 
     @property
     def kind(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+        wide = str(self.dtype).removeprefix("torch.")
+        return wide if self.eight_bit == NOTHING else f"fp8 and {wide}"
 
     @property
     def bytes(self) -> int:
@@ -61,17 +67,37 @@ def place(qwen: QwenSettings) -> Place:
     return Place(device, dtype, name, free)
 
 
+def quantisation(qwen: QwenSettings, place: Place) -> EightBit:
+    """What the settings want in 8 bit. Raises EngineError `no_fp8` where that cannot be had."""
+    if qwen.quantisation == "none":
+        return NOTHING
+    if qwen.machine == "plain":
+        cause, remedy = "qwen.machine is 'plain', and only the fast machine reads it", "set qwen.machine to 'auto'"
+    elif place.device.type != "cuda":
+        cause, remedy = f"the model would run on {place.device}", "take a GPU (qwen.device)"
+    elif place.dtype != torch.bfloat16:
+        cause, remedy = "qwen.dtype is 'float32', and only bfloat16 goes with it", "set qwen.dtype to 'auto'"
+    elif find_spec("triton") is None:
+        cause, remedy = "Triton is not installed", "pip install triton"
+    elif (since := torch.cuda.get_device_capability(place.device)) < _FP8_SINCE:
+        cause = f"{place.name} has compute capability {since[0]}.{since[1]}, and it takes 8.9"
+        remedy = "take a GPU of the Ada or Hopper generation or later"
+    else:
+        return EVERYTHING
+    raise EngineError("no_fp8", f"qwen.quantisation 'fp8' cannot be had: {cause}; {remedy}, or set it to 'none'")
+
+
 def released(settings: Settings) -> Needs:
     """Of a released model on a GPU."""
-    return _needs(settings, torch.bfloat16, _RELEASED)
+    return _needs(settings, torch.bfloat16, _RELEASED, EVERYTHING if settings.qwen.quantisation == "fp8" else NOTHING)
 
 
-def needs(settings: Settings, dtype: torch.dtype) -> Needs:
+def needs(settings: Settings, dtype: torch.dtype, eight_bit: EightBit = NOTHING) -> Needs:
     """Of the weights that the settings name; the files of a checkpoint are checked against its config.json.
 
     Raises EngineError as `model.load` does, for everything that can be told without reading weights.
     """
-    return _needs(settings, dtype, settings.qwen.weights)
+    return _needs(settings, dtype, settings.qwen.weights, eight_bit)
 
 
 def cache_tokens(settings: Settings, spec: OmniSpec) -> int:
@@ -87,7 +113,7 @@ def check_tokenizer(qwen: QwenSettings) -> None:
         Tokenizer.from_folder(Path(qwen.weights))
 
 
-def _needs(settings: Settings, dtype: torch.dtype, source: str) -> Needs:
+def _needs(settings: Settings, dtype: torch.dtype, source: str, eight_bit: EightBit) -> Needs:
     chance = RandomSource.parse(source)
     spec = read_spec(Path(source)) if chance is None else chance.spec()
     with torch.device("meta"):
@@ -97,9 +123,10 @@ def _needs(settings: Settings, dtype: torch.dtype, source: str) -> Needs:
     tokens = cache_tokens(settings, spec)
     decoders = [spec.text] if spec.talker is None else [spec.text, spec.talker.decoder]
     numbers = sum(decoder.kv_bytes_per_token for decoder in decoders) // 2
-    weights = sum(parameter.numel() for parameter in model.parameters())
+    shape(model, dtype, eight_bit)
+    weights = sum(parameter.nbytes for parameter in model.parameters()) + copies(model, model.heads, eight_bit)
     spare = _PAGE  # a page of each cache is never handed out
-    return Needs(dtype, weights * dtype.itemsize, (tokens + spare) * numbers * dtype.itemsize, tokens)
+    return Needs(dtype, eight_bit, weights, (tokens + spare) * numbers * dtype.itemsize, tokens)
 
 
 def _device(name: str) -> torch.device:

@@ -71,7 +71,7 @@ def product(
     """`weight` [outer, inner] times the row `x` [1, inner] into `out` [1, outer].
 
     `norm` [inner]: the row is root-mean-square normed first, in float32, and rounded to the norm's dtype; without, it
-    has the dtype of what it is multiplied with. `residual` float32 [1, outer] is added; it may be `out`. `pair`: the
+    is rounded already. `residual` float32 [1, outer] is added; it may be `out`. `pair`: the
     first half of the weight's rows are a gate and the second what it gates, silu(gate) * up.
     """
     outer, inner = weight.shape
