@@ -71,25 +71,27 @@ class Experts(nn.Module):
         numbers = torch.arange(self.down_proj.shape[0], device=rows.device)
         ends = torch.searchsorted(chosen, numbers, right=True, out_int32=True)
         grouped = rows.is_cuda and rows.dtype == torch.bfloat16
-        apply = self._grouped if grouped else self._one_by_one
+        apply = _grouped if grouped else _one_by_one
         held = wide(self.gate_up, rows.dtype), wide(self.down, rows.dtype)
         done = torch.empty_like(picked).index_copy_(0, order, apply(picked, ends, *held))
         return (done.view(-1, top_k, rows.shape[1]) * weights[..., None]).sum(1)
 
-    def _grouped(self, picked: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        inner = F.grouped_mm(picked, gate_up.transpose(1, 2), offs=ends)
-        gate, up = inner.chunk(2, dim=-1)
-        return F.grouped_mm(F.silu(gate) * up, down.transpose(1, 2), offs=ends)
 
-    def _one_by_one(self, picked: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        out = torch.empty_like(picked)
-        start = 0
-        for number, end in enumerate(ends.tolist()):
-            if end > start:
-                gate, up = F.linear(picked[start:end], gate_up[number]).chunk(2, dim=-1)
-                out[start:end] = F.linear(F.silu(gate) * up, down[number])
-            start = end
-        return out
+def _grouped(picked: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    inner = F.grouped_mm(picked, gate_up.transpose(1, 2), offs=ends)
+    gate, up = inner.chunk(2, dim=-1)
+    return F.grouped_mm(F.silu(gate) * up, down.transpose(1, 2), offs=ends)
+
+
+def _one_by_one(picked: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    out = torch.empty_like(picked)
+    start = 0
+    for number, end in enumerate(ends.tolist()):
+        if end > start:
+            gate, up = F.linear(picked[start:end], gate_up[number]).chunk(2, dim=-1)
+            out[start:end] = F.linear(F.silu(gate) * up, down[number])
+        start = end
+    return out
 
 
 def _held(weight: Tensor, scale: Tensor | None) -> Weight:

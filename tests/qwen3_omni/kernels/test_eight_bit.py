@@ -68,8 +68,8 @@ def test_a_gated_pair(dtype: torch.dtype) -> None:
 class Mixed:
     """Experts in 8 bit, the rows that they are given after a norm, and what the plain module makes of them."""
 
-    def __init__(self, rows: int, shared: int, dtype: torch.dtype) -> None:
-        of = replace(spec().text, hidden=48, experts=8, top_k=3, mlp=24, shared=shared)
+    def __init__(self, rows: int, shared: int, dtype: torch.dtype, mlp: int = 24) -> None:
+        of = replace(spec().text, hidden=48, experts=8, top_k=3, mlp=mlp, shared=shared)
         mixture = filled(MixtureOfExperts(of)).to(dtype)
         assert isinstance(mixture, MixtureOfExperts)
         self.routing = {"top": 3, "normalise": of.normalise_top_k}
@@ -82,17 +82,18 @@ class Mixed:
         self.own: tuple[Tensor, Quantised, Quantised, Quantised] | None = None
         self.shared: tuple[Tensor, Tensor] | None = None
         if mixture.shared_expert is not None and mixture.shared_expert_gate is not None:
-            mlp, gate = mixture.shared_expert, mixture.shared_expert_gate
-            first, second, last = (narrowed(each.weight.data) for each in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+            own, gate = mixture.shared_expert, mixture.shared_expert_gate
+            first, second, last = (narrowed(each.weight.data) for each in (own.gate_proj, own.up_proj, own.down_proj))
             self.own = gate.weight, first, second, last
-            self.shared = mlp(self.rounded), gate(self.rounded)
+            self.shared = own(self.rounded), gate(self.rounded)
         self.expected = mixture(plain.wide(self.x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shared", [0, 40])
-def test_experts_of_one_row(shared: int, dtype: torch.dtype) -> None:
-    of = Mixed(1, shared, dtype)
+@pytest.mark.parametrize("mlp", [24, 300])  # the columns of one read, and of two
+def test_experts_of_one_row(mlp: int, shared: int, dtype: torch.dtype) -> None:
+    of = Mixed(1, shared, dtype, mlp)
     x, counter = of.x.clone(), torch.zeros(1, dtype=torch.int32, device=DEVICE)
     mix_one(x, of.norm, 1e-6, of.router, *of.experts, counter, **of.routing, shared=of.own)
     near(x - of.x, of.expected, dtype)

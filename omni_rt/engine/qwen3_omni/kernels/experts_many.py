@@ -56,6 +56,15 @@ def _sort(chosen, order, starts, pairs, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _read(source, mask, KIND: tl.constexpr):
+    tile = tl.load(source, mask=mask, other=0.0)
+    if source.dtype.element_ty != KIND:
+        # from 8 bit to bfloat16 by way of float32: a GPU takes long for float16, which lies nearer
+        tile = tile.to(tl.float32).to(KIND)
+    return tile
+
+
+@triton.jit
 def _open(
     x, weight, scale, order, starts, out, width, inner, blocks,
     TOP: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SCALED: tl.constexpr,
@@ -78,8 +87,8 @@ def _open(
         inside = done + ins < width
         rows = tl.load(source + done, mask=(place < end)[:, None] & inside[None, :], other=0.0)
         mask = inside[:, None] & (outs < inner)[None, :]
-        gate += tl.dot(rows, tl.load(first + done, mask=mask, other=0.0).to(rows.dtype), input_precision="ieee")
-        up += tl.dot(rows, tl.load(second + done, mask=mask, other=0.0).to(rows.dtype), input_precision="ieee")
+        gate += tl.dot(rows, _read(first + done, mask, rows.dtype), input_precision="ieee")
+        up += tl.dot(rows, _read(second + done, mask, rows.dtype), input_precision="ieee")
     if SCALED:
         own = scale + expert.to(tl.int64) * 2 * inner + outs
         gate *= tl.load(own, mask=outs < inner, other=0.0)[None, :]
@@ -110,7 +119,7 @@ def _close(
         inside = done + ins < inner
         rows = tl.load(source + done, mask=(place < end)[:, None] & inside[None, :], other=0.0)
         mask = inside[:, None] & (outs < width)[None, :]
-        made += tl.dot(rows, tl.load(down + done, mask=mask, other=0.0).to(rows.dtype), input_precision="ieee")
+        made += tl.dot(rows, _read(down + done, mask, rows.dtype), input_precision="ieee")
     if SCALED:
         made *= tl.load(scale + expert.to(tl.int64) * width + outs, mask=outs < width, other=0.0)[None, :]
     made *= tl.load(weights + pair, mask=place < end, other=0.0)[:, None]

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from omni_rt.engine.qwen3_omni.kernels.vector import TILE_BYTES, values_and_scale
+from omni_rt.engine.qwen3_omni.kernels.vector import values_and_scale
 from omni_rt.engine.qwen3_omni.quantised import Weight
 
 
@@ -76,6 +76,8 @@ def _open(
     slot = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
+    if SCALED:
+        cols = tl.max_contiguous(cols, 8)
     inside = cols < width
     at = rows.to(tl.int64)[:, None] * width + cols[None, :]
     size = inner
@@ -111,26 +113,33 @@ def _open(
 @triton.jit
 def _close(
     opened, chosen, weights, weight, scale, shared, shared_scale, x, width, inner, shared_inner,
-    ROWS: tl.constexpr, COLS: tl.constexpr, SHARED_COLS: tl.constexpr, TOP: tl.constexpr, SHARED: tl.constexpr,
-    SCALED: tl.constexpr,
+    ROWS: tl.constexpr, COLS: tl.constexpr, CHUNKS: tl.constexpr, SHARED_COLS: tl.constexpr, TOP: tl.constexpr,
+    SHARED: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     stride = tl.maximum(inner, shared_inner)
-    cols = tl.arange(0, COLS)
-    inside = cols < inner
+    first = tl.arange(0, COLS)
+    if SCALED:
+        first = tl.max_contiguous(first, 8)
     made = tl.load(x + rows, mask=rows < width, other=0.0)
     total = tl.zeros([ROWS, COLS], tl.float32)
     for slot in tl.static_range(TOP):
         outputs = tl.load(chosen + slot).to(tl.int64) * width + rows
-        at = outputs[:, None] * inner + cols[None, :]
-        tile = tl.load(weight + at, mask=(rows < width)[:, None] & inside[None, :], other=0.0).to(tl.float32)
+        share = tl.load(weights + slot)
         if SCALED:
-            tile *= tl.load(scale + outputs, mask=rows < width, other=0.0)[:, None]
-        given = tl.load(opened + slot * stride + cols, mask=inside, other=0.0).to(tl.float32)
-        total += tile * (given * tl.load(weights + slot))[None, :]
+            share = share * tl.load(scale + outputs, mask=rows < width, other=0.0)[:, None]
+        for chunk in tl.static_range(CHUNKS):
+            cols = chunk * COLS + first
+            inside = cols < inner
+            at = outputs[:, None] * inner + cols[None, :]
+            tile = tl.load(weight + at, mask=(rows < width)[:, None] & inside[None, :], other=0.0)
+            given = tl.load(opened + slot * stride + cols, mask=inside, other=0.0).to(tl.float32)
+            total += tile.to(tl.float32) * (given[None, :] * share)
     made += tl.sum(total, 1)
     if SHARED:
         more = tl.arange(0, SHARED_COLS)
+        if SCALED:
+            more = tl.max_contiguous(more, 8)
         within = more < shared_inner
         at = rows.to(tl.int64)[:, None] * shared_inner + more[None, :]
         tile = tl.load(shared + at, mask=(rows < width)[:, None] & within[None, :], other=0.0)
@@ -180,15 +189,18 @@ def mix_one(
         NORMALISE=normalise, SHARED=shared is not None, num_warps=4,
     )  # fmt: skip
     opened = torch.empty(slots, max(inner, shared_inner), device=device, dtype=kind)
-    rows = max(1, TILE_BYTES // opening.itemsize // cols)
+    warps = 1 if scaled else 4  # a warp with as many bytes under way has no other to wait for
+    rows = max(1, 4096 // cols)  # as in vector.py
     _open[(triton.cdiv(max(inner, shared_inner), rows), slots)](
         row, chosen, opening, opening_scale, first, first_scale, second, second_scale, opened,
         width, inner, shared_inner,
-        ROWS=rows, COLS=cols, TOP=top, SCALED=scaled, num_warps=4,
+        ROWS=rows, COLS=cols, TOP=top, SCALED=scaled, num_warps=warps,
     )  # fmt: skip
-    rows = 4 if scaled else 2  # as many bytes
+    rows, cols = 2, triton.next_power_of_2(inner)
+    if scaled:
+        cols = min(256, cols)  # 8 bytes for each thread
     _close[(triton.cdiv(width, rows),)](
         opened, chosen, weights, closing, closing_scale, last, last_scale, x, width, inner, shared_inner,
-        ROWS=rows, COLS=triton.next_power_of_2(inner), SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
-        TOP=top, SHARED=shared is not None, SCALED=scaled, num_warps=4,
+        ROWS=rows, COLS=cols, CHUNKS=triton.cdiv(inner, cols), SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
+        TOP=top, SHARED=shared is not None, SCALED=scaled, num_warps=warps,
     )  # fmt: skip

@@ -14,8 +14,9 @@ from torch import Tensor
 from omni_rt.engine.qwen3_omni.quantised import Quantised, Weight
 
 # Bytes of a weight tile that a program holds, and from how many numbers of a weight on it has fewer warps; tried out
-# on an H100 at the shapes of the model in bfloat16, where anything from half to twice as much is within 10 %.
-TILE_BYTES = 8192
+# on an H100 at the shapes of the model in bfloat16, where anything from half to twice as much is within 10 %. In 8 bit
+# it is the instructions that count: fewer warps, and in large weights more rows, take fewer for each number.
+_TILE_BYTES = 8192
 _LARGE = 10_000_000
 
 
@@ -27,6 +28,8 @@ def _product(
 ):  # fmt: skip
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
+    if SCALED:
+        cols = tl.max_contiguous(cols, 8)
     inside = cols < inner
     mask = (rows < outer)[:, None] & inside[None, :]
     at = rows.to(tl.int64)[:, None] * inner + cols[None, :]
@@ -78,11 +81,12 @@ def product(
     outer //= 1 + pair
     values, scale, scaled = values_and_scale(weight)
     cols = triton.next_power_of_2(inner)
-    rows = max(2, TILE_BYTES // values.itemsize // cols // (1 + pair))
+    large = values.numel() >= _LARGE
+    rows = max(2, _TILE_BYTES * (1 + (scaled and large)) // values.itemsize // cols // (1 + pair))
     _product[(triton.cdiv(outer, rows),)](
         x, values, scale, x if norm is None else norm, out if residual is None else residual, out, inner, outer, eps,
         ROWS=rows, COLS=cols, NORM=norm is not None, PAIR=pair, RESIDUAL=residual is not None, SCALED=scaled,
-        num_warps=4 if pair or values.numel() >= _LARGE else 8,
+        num_warps=4 if pair or large or scaled else 8,
     )  # fmt: skip
     return out
 
