@@ -91,7 +91,7 @@ class Mixed:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shared", [0, 40])
-@pytest.mark.parametrize("mlp", [24, 300])  # the columns of one read, and of two
+@pytest.mark.parametrize("mlp", [24, 304])  # the columns of one read, and of two
 def test_experts_of_one_row(mlp: int, shared: int, dtype: torch.dtype) -> None:
     of = Mixed(1, shared, dtype, mlp)
     x, counter = of.x.clone(), torch.zeros(1, dtype=torch.int32, device=DEVICE)
