@@ -166,7 +166,8 @@ def _qwen(settings: Settings) -> Iterator[Finding]:
     yield Finding(group, "device", "warning" if slow else "ok", text, _no_cuda() if slow else "")
     source = settings.qwen.weights
     try:
-        need = needs.needs(settings, place) if source else needs.released(settings)
+        narrow = needs.quantisation(settings.qwen, place) if source else None
+        need = needs.released(settings) if narrow is None else needs.needs(settings, place, narrow)
         if source:
             needs.check_tokenizer(settings.qwen)
     except EngineError as error:

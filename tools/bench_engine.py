@@ -1,6 +1,7 @@
 """What the engine's steps take on one GPU at real shapes with random weights, with Hugging Face's in the same run.
 
     python3 -m tools.bench_engine --json docs/benchmarks/engine_h200.json    # 80 GB of GPU memory, minutes
+    python3 -m tools.bench_engine --weights bfloat16 fp8                      # both, one after the other
     python3 -m tools.bench_engine --tiny --plain --n 2                       # that it runs, on a CPU
 
 `first_packet_...`: from the end of speech being committed, in the caller's thread, to the samples of the first frame of
@@ -16,8 +17,9 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ import transformers
 from omni_rt.client.report import Report, Row
 from omni_rt.engine.qwen3_omni import speech
 from omni_rt.engine.qwen3_omni.fast_machine import FastMachine
+from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.pieces import line
 from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Frame, Line, Listening, Read
@@ -35,6 +38,7 @@ from tools.gpu.engine import Answer, Talker, blocks, engine, noise, picture, wai
 from tools.gpu.models import Pair, build, question
 from tools.gpu.references import FRAME_REFERENCE, REFERENCES
 from tools.gpu.speculated import speculated_release
+from tools.gpu.weights import HELP, Weights, settle
 
 HISTORY = 2048
 
@@ -141,7 +145,9 @@ def _answered(answer: Answer) -> None:
 
 
 def real_time_factor(parts: Parts, n: int) -> Row:
-    """Seconds of work for a second of speech: replies of 16 tokens and 50 frames, made as fast as they can be."""
+    """Seconds of work for a second of speech: replies of 16 tokens and 50 frames, made as fast as they can be, and no
+    transcript of what they answer."""
+    parts = replace(parts, settings=cast(Any, replace(cast(Any, parts.settings), transcripts=False)))
     rng = np.random.default_rng(2)
     factors = []
     ahead = speech._FRAMES_AT_LEAST, speech._FRAMES_PER_TOKEN
@@ -177,15 +183,48 @@ def theirs(pair: Pair, n: int, history: int) -> list[Row]:
     return [*clock.rows, Row.of("hf_first_packet_10s", "ms", packets)]
 
 
+def ours(omni: Omni, weights: Weights, n: int, history: int, *, plain: bool, say: Callable[[str], None]) -> list[Row]:
+    """Of the whole engine with weights that are in 8 bit as `weights` says from then on."""
+    with torch.inference_mode():
+        say(f"engine{weights.suffix}")
+        settle(omni, weights)
+        parts, start = engine(omni, tokens=9 * 4096, context=8192, sessions=8, plain=plain, eight_bit=weights.eight_bit)
+        rows = [Row("start", "s", 1, value=round(start, 1))]
+        if omni.device.type == "cuda":
+            held = torch.cuda.memory_reserved() / 1e9
+            rows.append(Row("memory_8_sessions_of_4k_tokens", "GB", 1, value=round(held, 1)))
+        say("steps")
+        rows += steps(parts, n, history)
+    parts.scheduler.start()
+    for camera in (False, True):
+        say("first packets, " + ("voice and camera" if camera else "voice"))
+        rows += first_packets(parts, n, history, camera=camera)
+    say("speculated release")
+    rows.append(speculated_release(parts, n, history))
+    say("real-time factor")
+    rows.append(real_time_factor(parts, min(n, 5)))
+    parts.scheduler.close()
+    return [replace(row, name=row.name + weights.suffix) for row in rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="PATH")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--plain", action="store_true", help="the plain machine")
     parser.add_argument("--no-reference", action="store_true", help="without Hugging Face's model")
+    parser.add_argument(
+        "--weights",
+        type=Weights.parse,
+        nargs="+",
+        default=[Weights.parse("bfloat16")],
+        help=f"one or more, each with no less in 8 bit than the one before: {HELP}",
+    )
     parser.add_argument("--n", type=int, default=50)
     parser.add_argument("--commit", help="where the files are no checkout: the commit they are of")
     arguments = parser.parse_args()
+    if not all(later.holds(earlier) for earlier, later in pairwise(arguments.weights)):
+        parser.error("--weights: what is in 8 bit stays so; begin with bfloat16 and end with fp8")
     device = torch.device("cpu" if arguments.tiny else "cuda")
     dtype, history = (torch.float32, 64) if arguments.tiny else (torch.bfloat16, HISTORY)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -204,23 +243,9 @@ def main() -> None:
             reference = theirs(pair, min(n, 10), history)
         omni = pair.ours
         del pair  # its own copies of weights that are joined go
-        say("engine")
-        parts, start = engine(omni, tokens=9 * 4096, context=8192, sessions=8, plain=arguments.plain)
-        rows = [Row("start", "s", 1, value=round(start, 1))]
-        if device.type == "cuda":
-            held = torch.cuda.memory_reserved() / 1e9
-            rows.append(Row("memory_8_sessions_of_4k_tokens", "GB", 1, value=round(held, 1)))
-        say("steps")
-        rows += steps(parts, n, history)
-    parts.scheduler.start()
-    for camera in (False, True):
-        say("first packets, " + ("voice and camera" if camera else "voice"))
-        rows += first_packets(parts, n, history, camera=camera)
-    say("speculated release")
-    rows.append(speculated_release(parts, n, history))
-    say("real-time factor")
-    rows.append(real_time_factor(parts, min(n, 5)))
-    parts.scheduler.close()
+    rows = []
+    for weights in arguments.weights:
+        rows += ours(omni, weights, n, history, plain=arguments.plain, say=say)
     report = Report(
         [*_with_ratios(rows, reference), *reference],
         machine=machine_of(device),
@@ -236,8 +261,9 @@ def _with_ratios(rows: list[Row], reference: list[Row]) -> list[Row]:
     of = {row.name: row.p50 for row in reference}
     found = []
     for row in rows:
-        theirs = of.get(REFERENCES.get(row.name, ""))
-        if row.name == "reply_rtf" and (frame := of.get(FRAME_REFERENCE)) is not None:
+        name = row.name.partition("_fp8")[0]
+        theirs = of.get(REFERENCES.get(name, ""))
+        if name == "reply_rtf" and (frame := of.get(FRAME_REFERENCE)) is not None:
             theirs = frame / 80
         found.append(replace(row, ratio=round(theirs / row.p50, 1)) if theirs and row.p50 else row)
     return found

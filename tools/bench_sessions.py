@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from omni_rt.engine.qwen3_omni.model import load
 from omni_rt.engine.qwen3_omni.parts import Parts
 from tools.check_gpu import machine_of
 from tools.gpu.engine import Answer, Talker, blocks, engine, noise, picture
+from tools.gpu.weights import HELP, Weights
 
 SPEECH_S = 4.0
 REPLY_S = 6.0
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--plain", action="store_true", help="the plain machine")
     parser.add_argument("--no-transcripts", action="store_true")
+    parser.add_argument("--weights", type=Weights.parse, default="bfloat16", help=f"{HELP} (bfloat16)")
     parser.add_argument("--commit", help="where the files are no checkout: the commit they are of")
     arguments = parser.parse_args()
     sys.setswitchinterval(0.0005)  # as the engine's process does
@@ -111,10 +113,11 @@ def main() -> None:
     speech._FRAMES_AT_LEAST, speech._FRAMES_PER_TOKEN = 0, FRAMES // TOKENS
     most = max(arguments.sessions)
     with torch.inference_mode():
-        omni = load("random:tiny" if arguments.tiny else "random:30b-a3b", device=device, dtype=dtype)
+        source, eight_bit = "random:tiny" if arguments.tiny else "random:30b-a3b", arguments.weights.eight_bit
+        omni = load(source, device=device, dtype=dtype, eight_bit=eight_bit)
         parts, start = engine(
             omni, tokens=(most + 1) * arguments.context, context=arguments.context, sessions=most,
-            plain=arguments.plain, transcripts=not arguments.no_transcripts,
+            plain=arguments.plain, eight_bit=eight_bit, transcripts=not arguments.no_transcripts,
         )  # fmt: skip
     print(f"started in {start:.1f} s", flush=True)
     parts.scheduler.start()
@@ -124,6 +127,7 @@ def main() -> None:
             rows += run(parts, count, arguments.seconds, camera=camera)
     parts.scheduler.close()
     commit = arguments.commit or Report([]).commit
+    rows = [replace(row, name=row.name + arguments.weights.suffix) for row in rows]
     report = Report(rows, machine=machine_of(device), commit=commit, details={"seconds": arguments.seconds})
     print(report.table())
     if arguments.json:

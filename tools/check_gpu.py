@@ -25,6 +25,7 @@ from omni_rt.client.report import Report, describe_commit, describe_machine
 from tools.gpu import correct, costs, fast, spoken
 from tools.gpu.lines import Compared, table
 from tools.gpu.models import Pair, build, question
+from tools.gpu.weights import HELP, Weights, settle
 
 
 @dataclass(slots=True)
@@ -97,6 +98,9 @@ def main() -> None:
         choices=("check", "measure", "fast"),
         help="only the errors, or only the costs, or only the errors of the fast machine",
     )
+    parser.add_argument(
+        "--weights", type=Weights.parse, default="bfloat16", help=f"of the fast machine: {HELP} (bfloat16)"
+    )
     parser.add_argument("--commit", help="where the files are no checkout: the commit they are of")
     arguments = parser.parse_args()
     device = torch.device("cpu" if arguments.tiny else "cuda")
@@ -109,13 +113,16 @@ def main() -> None:
     pair = parts("building", lambda: build(preset, device, dtype, layers=arguments.layers, router_gain=gain))
     if pair is None:
         sys.exit("the model could not be built")
+    layers = pair.spec.text.layers
     lines = check(parts, pair, tiny=arguments.tiny) if arguments.only in (None, "check") else []
     clock = costs.Clock(device, 1)
     if arguments.only in (None, "measure"):
         clock = measure(parts, pair, tiny=arguments.tiny, n=arguments.n)
     if arguments.only == "fast" or (arguments.only is None and device.type == "cuda"):
         omni = pair.ours
-        lines += parts("fast machine", lambda: fast.compare(omni)) or []
+        del pair  # Hugging Face's model keeps what is quantised
+        settle(omni, Weights.parse("bfloat16"))
+        lines += parts("fast machine", lambda: fast.compare(omni, eight_bit=arguments.weights.eight_bit)) or []
     print(f"[{time.monotonic() - parts.begun:6.1f} s] done\n\n{table(lines)}\n")
     report = Report(
         clock.rows,
@@ -123,7 +130,8 @@ def main() -> None:
         commit=arguments.commit or _commit(),
         details={
             "dtype": str(dtype).removeprefix("torch."),
-            "thinker_layers": pair.spec.text.layers,
+            "thinker_layers": layers,
+            "eight_bit": asdict(arguments.weights.eight_bit),
             "router_gain": gain,
             "errors": [asdict(line) | {"holds": line.holds} for line in lines],
             "host_waits": clock.waits,

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
+from omni_rt.engine.qwen3_omni.eight_bit import EVERYTHING, NOTHING, EightBit
+from omni_rt.engine.qwen3_omni.model import load
+from omni_rt.engine.qwen3_omni.quantised import Quantised
 from tools.gpu import correct, costs, spoken
 from tools.gpu.lines import Compared, table
 from tools.gpu.models import Pair, build, question
+from tools.gpu.weights import Weights, settle
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +74,28 @@ def test_every_step_is_timed(pair: Pair) -> None:
     assert len(set(names)) == len(names)
     assert {"thinker_token", "code2wav_later_frame", "context_token_read_by_host", "weights_all"} <= set(names)
     assert all((row.p50 or row.value or 0) > 0 for row in clock.rows)
+
+
+def test_weights_are_named_on_the_command_line() -> None:
+    wide, all_of_it, some = (Weights.parse(text) for text in ("bfloat16", "fp8", "fp8:experts,head"))
+    assert (wide.eight_bit, wide.suffix) == (NOTHING, "")
+    assert (all_of_it.eight_bit, all_of_it.suffix) == (EVERYTHING, "_fp8")
+    assert (some.eight_bit, some.suffix) == (EightBit(experts=True, head=True), "_fp8_experts_head")
+    assert all_of_it.holds(some)
+    assert some.holds(wide)
+    assert not some.holds(all_of_it)
+    for wrong in ("int4", "bfloat16:head", "fp8:", "fp8:heads"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            Weights.parse(wrong)
+
+
+def test_a_model_is_put_into_8_bit_where_it_stands() -> None:
+    omni = load("random:tiny", device="cpu", dtype=torch.float32)
+    before = sum(weight.nbytes for weight in omni.parameters())
+    settle(omni, Weights.parse("fp8:head"))
+    assert sum(weight.nbytes for weight in omni.parameters()) == before
+    for _ in range(2):  # the second time nothing is left to do
+        settle(omni, Weights.parse("fp8"))
+        experts = omni.thinker.model.language_model.layers[0].mlp.experts  # type: ignore[union-attr]
+        assert isinstance(experts.gate_up, Quantised)
+    assert sum(weight.nbytes for weight in omni.parameters()) < before

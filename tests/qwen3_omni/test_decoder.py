@@ -10,7 +10,7 @@ from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as theirs
 
 from omni_rt.engine.qwen3_omni.attention import planned
 from omni_rt.engine.qwen3_omni.decoder import Decoder, Span
-from omni_rt.engine.qwen3_omni.experts import Experts, MixtureOfExperts, Router
+from omni_rt.engine.qwen3_omni.experts import Experts, MixtureOfExperts, Router, _grouped, _one_by_one
 from omni_rt.engine.qwen3_omni.kv_cache import CacheFull, KVPool
 from omni_rt.engine.qwen3_omni.layers import Rotary, attention
 from omni_rt.engine.qwen3_omni.spec import DecoderSpec, RopeSpec
@@ -125,7 +125,8 @@ def test_experts_as_grouped_products_equal_one_by_one() -> None:
     assert isinstance(experts, Experts)
     picked, _ = rows(12)
     ends = torch.tensor([3, 3, 7, 12, 12], dtype=torch.int32)  # two experts without a row
-    torch.testing.assert_close(experts._grouped(picked, ends), experts._one_by_one(picked, ends))
+    given = picked, ends, experts.gate_up_proj, experts.down_proj
+    torch.testing.assert_close(_grouped(*given), _one_by_one(*given))
 
 
 @pytest.mark.parametrize("normalise", [True, False])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,13 @@ from torch import Tensor
 
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni import random_weights
+from omni_rt.engine.qwen3_omni.eight_bit import EVERYTHING, NOTHING, EightBit
 from omni_rt.engine.qwen3_omni.fast_machine import FastMachine
 from omni_rt.engine.qwen3_omni.kv_cache import KVCache, KVPool
 from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
 from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.pieces import line
+from omni_rt.engine.qwen3_omni.quantised import Quantised
 from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Frame, Line, Listening, Made, Read
 from omni_rt.engine.qwen3_omni.spec import OmniSpec
 
@@ -72,15 +75,30 @@ class Side:
         return Line(self.caches[name][1], rows, float(rows), voice)
 
 
-def sides(omni: Omni) -> list[Side]:
+def rounded(omni: Omni) -> Omni:
+    """A copy whose weights are what `EVERYTHING` makes of them, in the model's dtype."""
+    copied = copy.deepcopy(omni)
+    decoders = re.compile(r"(thinker\.model\.language_model|talker\.model|talker\.code_predictor\.model)\.layers\.")
+    heads = re.compile(r"(thinker|talker\.code_predictor)\.lm_head\.")
+    found = 0
+    for name, weight in copied.named_parameters():
+        if weight.dim() > 1 and (heads.match(name) or (decoders.match(name) and "gate.weight" not in name)):
+            weight.data = Quantised.of(weight.data).wide(weight.dtype)
+            found += weight.numel()
+    assert found > 0.5 * sum(weight.numel() for weight in copied.thinker.model.language_model.layers.parameters())
+    return copied
+
+
+def sides(omni: Omni, eight_bit: EightBit = NOTHING) -> list[Side]:
     found = []
     for fast in (False, True):
         pool = KVPool(omni.spec.text, tokens=512)
         assert omni.spec.talker is not None
         talker_pool = KVPool(omni.spec.talker.decoder, tokens=512)
-        machine: Machine = PlainMachine(omni)
+        machine: Machine = PlainMachine(omni if eight_bit == NOTHING else rounded(omni))
         if fast:
-            machine = FastMachine(copy.deepcopy(omni), pool, talker_pool, lines=2, batches=(1, 2), rows=(16, 32))
+            shape: dict[str, Any] = {"lines": 2, "batches": (1, 2), "rows": (16, 32)}
+            machine = FastMachine(copy.deepcopy(omni), pool, talker_pool, eight_bit=eight_bit, **shape)
         found.append(Side(machine, pool, talker_pool))
     return found
 
@@ -89,14 +107,15 @@ def ids(n: int, seed: int) -> list[int]:
     return [int(token) for token in np.random.default_rng(seed).integers(1000, 100_000, n)]
 
 
+@pytest.mark.parametrize("eight_bit", [NOTHING, EVERYTHING], ids=["wide", "eight_bit"])
 @torch.inference_mode()
-def test_a_conversation_of_two_equals_the_plain_machines(omni: Omni) -> None:
+def test_a_conversation_of_two_equals_the_plain_machines(omni: Omni, eight_bit: EightBit) -> None:
     generator = torch.Generator().manual_seed(4)
     width, layers = omni.spec.text.hidden, len(omni.spec.vision.deepstack)
     features, deepstack = torch.randn(5, width, generator=generator), torch.randn(layers, 5, width, generator=generator)
     uniform = torch.rand(8, 16, generator=generator)
     outcomes: list[list[Any]] = []
-    for side in sides(omni):
+    for side in sides(omni, eight_bit):
         run, done = side.machine.run, []
         run([Read(side.chunk("a", ids(12, 0), features, deepstack)), Read(side.chunk("b", ids(9, 1)))])
         first = [

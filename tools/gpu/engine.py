@@ -22,6 +22,7 @@ from omni_rt.engine.api import (
     Transcript,
 )
 from omni_rt.engine.qwen3_omni.conversation import Conversation
+from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit
 from omni_rt.engine.qwen3_omni.fast_machine import FastMachine
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
@@ -48,7 +49,14 @@ class Settings:
 
 
 def engine(
-    omni: Omni, *, tokens: int, context: int, sessions: int, plain: bool = False, **settings: Any
+    omni: Omni,
+    *,
+    tokens: int,
+    context: int,
+    sessions: int,
+    plain: bool = False,
+    eight_bit: EightBit = NOTHING,
+    **settings: Any,
 ) -> tuple[Parts, float]:
     """The parts of an engine whose caches hold `tokens`, and the seconds it took from weights to captured graphs."""
     spec, shape = omni.spec, {"tokens": tokens, "device": omni.device, "dtype": omni.dtype}
@@ -59,7 +67,9 @@ def engine(
     begun = time.perf_counter()
     machine: Machine = PlainMachine(omni)
     if not plain:
-        machine = FastMachine(omni, pool, talker_pool, lines=max(sessions, 1), audio_window_s=of.audio_window_s)
+        machine = FastMachine(
+            omni, pool, talker_pool, lines=max(sessions, 1), audio_window_s=of.audio_window_s, eight_bit=eight_bit
+        )
     if omni.device.type == "cuda":
         torch.cuda.synchronize()
         torch.set_num_threads(1)  # as the engine does

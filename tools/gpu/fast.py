@@ -1,4 +1,8 @@
-"""The fast machine against the plain one on the same weights: sessions of different lengths in one batch, and alone."""
+"""The fast machine against the plain one on the same weights: sessions of different lengths in one batch, and alone.
+
+With weights in 8 bit the plain machine has the numbers that these stand for; how far these are from the model before is
+told as well.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit
 from omni_rt.engine.qwen3_omni.fast_machine import FastMachine
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
@@ -43,15 +48,14 @@ class _Outcome:
         return torch.stack(self.codes)
 
 
-def compare(omni: Omni, batches: Sequence[int] = BATCHES) -> list[Compared]:
-    """Two chunks, a token, frames and one token more for every session, greedily."""
+def compare(omni: Omni, batches: Sequence[int] = BATCHES, eight_bit: EightBit = NOTHING) -> list[Compared]:
+    """Two chunks, a token, frames and one token more for every session, greedily. What is to be in 8 bit stays so."""
     assert omni.spec.talker is not None
     assert omni.talker is not None
     shape: dict[str, Any] = {"tokens": 2 * max(batches) * 192, "device": omni.device, "dtype": omni.dtype}
     pool, talker_pool = KVPool(omni.spec.text, **shape), KVPool(omni.spec.talker.decoder, **shape)
     greedy = {"talking": TALKER.greedy(), "predicting": PREDICTOR.greedy()}
     plain = PlainMachine(omni, **greedy)
-    fast = FastMachine(omni, pool, talker_pool, lines=max(batches), **greedy)
     recorded: list[Tensor] = []
     frames = omni.talker.frames
 
@@ -60,18 +64,31 @@ def compare(omni: Omni, batches: Sequence[int] = BATCHES) -> list[Compared]:
         recorded.append(made)
         return made
 
+    def by_plain(count: int) -> _Outcome:
+        assert omni.talker is not None
+        omni.talker.frames = spy  # type: ignore[method-assign]
+        made = _run(plain, pool, talker_pool, range(count), lambda _: recorded[-1], width)
+        del omni.talker.frames  # type: ignore[method-assign]
+        return made
+
+    width = omni.spec.text.hidden
+    before = {count: by_plain(count) for count in batches} if eight_bit != NOTHING else {}
+    fast = FastMachine(omni, pool, talker_pool, lines=max(batches), eight_bit=eight_bit, **greedy)
+
     def of_fast(count: int) -> Tensor:
         assert fast._talker is not None
         return fast._talker.codes(count)
 
-    lines, width = [], omni.spec.text.hidden
+    lines = []
     for count in batches:
         numbers = range(count)
-        omni.talker.frames = spy  # type: ignore[method-assign]
-        expected = _run(plain, pool, talker_pool, numbers, lambda _: recorded[-1], width)
-        del omni.talker.frames  # type: ignore[method-assign]
+        expected = by_plain(count)
         together = _run(fast, pool, talker_pool, numbers, of_fast, width)
         lines += _lines(f"fast machine, {count} sessions: plain", together, expected)
+        if count in before:
+            of = f"{count} sessions: weights before they were in 8 bit"
+            lines += _lines(f"fast machine, {of}", together, before[count], bound=None)
+            lines += _lines(f"plain machine, {of}", expected, before[count], bound=None)
         if count > 1:
             alone = [_run(fast, pool, talker_pool, [number], of_fast, width) for number in numbers]
             one = _Outcome()
@@ -82,7 +99,7 @@ def compare(omni: Omni, batches: Sequence[int] = BATCHES) -> list[Compared]:
     return lines
 
 
-def _lines(what: str, ours: _Outcome, theirs: _Outcome) -> list[Compared]:
+def _lines(what: str, ours: _Outcome, theirs: _Outcome, bound: float | None = _BOUND) -> list[Compared]:
     pairs = [pair for lists in zip(ours.tokens, theirs.tokens, strict=True) for pair in zip(*lists, strict=True)]
     same, tokens = sum(a == b for a, b in pairs), len(pairs)
     first = (ours.frames[0, :, 0] == theirs.frames[0, :, 0]).float().mean()
@@ -94,7 +111,7 @@ def _lines(what: str, ours: _Outcome, theirs: _Outcome) -> list[Compared]:
     apart = typical(ours.states, theirs.states)
     # a near tie or another expert makes another token; nothing else may
     wrong = int(same < 0.75 * tokens) + int(float(first) < 0.5)
-    return [Compared(what, len(ours.hidden), apart, bound=_BOUND, note=note, wrong=wrong)]
+    return [Compared(what, len(ours.hidden), apart, bound=bound, note=note, wrong=wrong)]
 
 
 def _run(

@@ -16,10 +16,11 @@ import torch
 
 from omni_rt.config import Settings
 from omni_rt.engine.api import Capabilities, EngineError, EngineListener, SessionSettings
+from omni_rt.engine.qwen3_omni.eight_bit import EightBit
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
 from omni_rt.engine.qwen3_omni.model import Omni, load, loading_bar
-from omni_rt.engine.qwen3_omni.needs import Needs, Place, cache_tokens, fast, needs, place, smaller
+from omni_rt.engine.qwen3_omni.needs import Needs, Place, cache_tokens, fast, needs, place, quantisation, smaller
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
@@ -96,12 +97,13 @@ class QwenEngine:
             )
         where = place(qwen)
         device, dtype = where.device, where.dtype
-        _check_memory(self._settings, where, needs(self._settings, where))
+        narrow = quantisation(qwen, where)
+        _check_memory(self._settings, where, needs(self._settings, where, narrow))
         if device.type == "cpu":  # the server's own process needs a core, too
             torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
         tokenizer = self._tokenizer(qwen.weights)
         with loading_bar(sys.stderr) as progress:
-            omni = load(qwen.weights, device=device, dtype=dtype, progress=progress)
+            omni = load(qwen.weights, device=device, dtype=dtype, eight_bit=narrow, progress=progress)
         if device.type != "cpu":  # what is left to the host is too little to be shared among threads
             torch.set_num_threads(1)
         spec = omni.spec
@@ -111,7 +113,7 @@ class QwenEngine:
             for decoder in (spec.text, spec.talker.decoder if spec.talker is not None else None)
             if decoder is not None
         ]
-        machine = self._machine(omni, pools)
+        machine = self._machine(omni, pools, narrow)
         parts = Parts(
             settings=qwen,
             omni=omni,
@@ -128,7 +130,7 @@ class QwenEngine:
             parts.check(SessionSettings(voice=qwen.voice))
         return parts
 
-    def _machine(self, omni: Omni, pools: list[KVPool]) -> Machine:
+    def _machine(self, omni: Omni, pools: list[KVPool], narrow: EightBit) -> Machine:
         if not fast(self._settings.qwen, omni.device, omni.dtype):
             return PlainMachine(omni)
         if find_spec("triton") is None:
@@ -143,6 +145,7 @@ class QwenEngine:
                 pools[1] if len(pools) > 1 else None,
                 lines=self._settings.server.max_sessions,
                 audio_window_s=self._settings.qwen.audio_window_s,
+                eight_bit=narrow,
                 progress=lambda part: log.info("capturing the steps of the %s", part),
             )
         log.info("%d graphs captured in %.1f s", machine.graphs, time.monotonic() - begun)

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from omni_rt.engine.qwen3_omni.layers import GatedMLP, linear
+from omni_rt.engine.qwen3_omni.quantised import Quantised, Weight, wide
 from omni_rt.engine.qwen3_omni.spec import DecoderSpec
 
 
@@ -29,18 +30,40 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """The weights of all experts: `gate_up_proj` [experts, 2 * inner, hidden], `down_proj` [experts, hidden, inner]."""
+    """The weights of all experts: `gate_up_proj` [experts, 2 * inner, hidden], `down_proj` [experts, hidden, inner].
+
+    In 8 bit (`quantise`) these are the values and `gate_up_proj_scale` and `down_proj_scale` their scales.
+    """
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.gate_up_proj = nn.Parameter(torch.empty(spec.experts, 2 * spec.mlp, spec.hidden), requires_grad=False)
         self.down_proj = nn.Parameter(torch.empty(spec.experts, spec.hidden, spec.mlp), requires_grad=False)
+        self.gate_up_proj_scale: nn.Parameter | None = None
+        self.down_proj_scale: nn.Parameter | None = None
+
+    def quantise(self) -> None:
+        """Hold the weights in 8 bit; what already is stays as it is."""
+        if self.gate_up_proj_scale is not None:
+            return
+        for name in ("gate_up_proj", "down_proj"):
+            held = Quantised.of(getattr(self, name))
+            setattr(self, name, nn.Parameter(held.values, requires_grad=False))
+            setattr(self, f"{name}_scale", nn.Parameter(held.scale, requires_grad=False))
+
+    @property
+    def gate_up(self) -> Weight:
+        return _held(self.gate_up_proj, self.gate_up_proj_scale)
+
+    @property
+    def down(self) -> Weight:
+        return _held(self.down_proj, self.down_proj_scale)
 
     def forward(self, rows: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
         """The weighted sum of each row's experts: [n, hidden], [n, top_k], int64 [n, top_k] -> float32 [n, hidden].
 
         In bfloat16 on a GPU the experts run as grouped products whose shapes do not depend on the routing, without the
-        host waiting; elsewhere one expert after the other.
+        host waiting; elsewhere one expert after the other. What is held in 8 bit is made wide for the time of the call.
         """
         top_k = experts.shape[1]
         chosen, order = experts.flatten().sort(stable=True)
@@ -48,24 +71,31 @@ class Experts(nn.Module):
         numbers = torch.arange(self.down_proj.shape[0], device=rows.device)
         ends = torch.searchsorted(chosen, numbers, right=True, out_int32=True)
         grouped = rows.is_cuda and rows.dtype == torch.bfloat16
-        apply = self._grouped if grouped else self._one_by_one
-        done = torch.empty_like(picked).index_copy_(0, order, apply(picked, ends))
+        apply = _grouped if grouped else _one_by_one
+        held = wide(self.gate_up, rows.dtype), wide(self.down, rows.dtype)
+        done = torch.empty_like(picked).index_copy_(0, order, apply(picked, ends, *held))
         return (done.view(-1, top_k, rows.shape[1]) * weights[..., None]).sum(1)
 
-    def _grouped(self, picked: Tensor, ends: Tensor) -> Tensor:
-        inner = F.grouped_mm(picked, self.gate_up_proj.transpose(1, 2), offs=ends)
-        gate, up = inner.chunk(2, dim=-1)
-        return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(1, 2), offs=ends)
 
-    def _one_by_one(self, picked: Tensor, ends: Tensor) -> Tensor:
-        out = torch.empty_like(picked)
-        start = 0
-        for number, end in enumerate(ends.tolist()):
-            if end > start:
-                gate, up = F.linear(picked[start:end], self.gate_up_proj[number]).chunk(2, dim=-1)
-                out[start:end] = F.linear(F.silu(gate) * up, self.down_proj[number])
-            start = end
-        return out
+def _grouped(picked: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    inner = F.grouped_mm(picked, gate_up.transpose(1, 2), offs=ends)
+    gate, up = inner.chunk(2, dim=-1)
+    return F.grouped_mm(F.silu(gate) * up, down.transpose(1, 2), offs=ends)
+
+
+def _one_by_one(picked: Tensor, ends: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    out = torch.empty_like(picked)
+    start = 0
+    for number, end in enumerate(ends.tolist()):
+        if end > start:
+            gate, up = F.linear(picked[start:end], gate_up[number]).chunk(2, dim=-1)
+            out[start:end] = F.linear(F.silu(gate) * up, down[number])
+        start = end
+    return out
+
+
+def _held(weight: Tensor, scale: Tensor | None) -> Weight:
+    return weight if scale is None else Quantised(weight, scale)
 
 
 class MixtureOfExperts(nn.Module):

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from omni_rt.engine.api import EngineError, Pcm
 from omni_rt.engine.qwen3_omni.attention import Span
+from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit, for_many, for_one, held, hold_experts
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_talker import FastTalker, Heard
 from omni_rt.engine.qwen3_omni.graphs import Graphs
+from omni_rt.engine.qwen3_omni.kernels.vector import empty, product
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import numbers
 from omni_rt.engine.qwen3_omni.machine import TOKEN_SETS, all_or_nothing, suppressed, thinker_params
 from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, PassMemory, upload_into
+from omni_rt.engine.qwen3_omni.quantised import Quantised
 from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Frame, Line, Read, Request, Result
 from omni_rt.engine.qwen3_omni.sampler import (
     PREDICTOR,
@@ -57,18 +60,21 @@ class FastMachine:
         audio_window_s: int = 2,
         talking: SamplingParams = TALKER,
         predicting: SamplingParams = PREDICTOR,
+        eight_bit: EightBit = NOTHING,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Captures all graphs; `progress` hears what is captured."""
+        """Captures all graphs; `progress` hears what is captured. `eight_bit` changes the weights of `omni` itself."""
         device, spec = omni.device, omni.spec
+        if eight_bit.experts:
+            hold_experts(omni)
         thinker, most = omni.thinker, max(*rows, *batches)
         self._omni, self._device = omni, device
         self._graphs = Graphs(device)
         self._accept = thinker.accept_layer
         progress("thinker")
-        self._decoder = FastDecoder(thinker.model.language_model, pool)
+        self._decoder = FastDecoder(thinker.model.language_model, pool, eight_bit)
         self._embed = thinker.model.language_model.embed_tokens.weight
-        self._head = thinker.lm_head.weight
+        self._head = held(thinker.lm_head.weight, eight_bit.head)
         dtype, width, vocab = self._embed.dtype, spec.text.hidden, spec.text.vocab
         self._features = torch.zeros(most, width, device=device, dtype=dtype)
         self._deepstack = torch.zeros(len(spec.vision.deepstack), most, width, device=device, dtype=dtype)
@@ -96,6 +102,7 @@ class FastMachine:
             self._talker = FastTalker(
                 omni, talker_pool, self._graphs, slots=lines, batches=batches, rows=[*rows, 2 * max(rows)],
                 talking=talking, predicting=predicting, embedded=self._embedded, accepted=self._accepted,
+                eight_bit=eight_bit,
             )  # fmt: skip
 
         progress("audio encoder")
@@ -299,7 +306,11 @@ class FastMachine:
     def _choose_step(self, batch: int) -> None:
         packed = self._choice[:batch].view(torch.float32)
         temperature, greedy, uniform, allowed = packed.unbind(1)
-        logits = torch.nn.functional.linear(self._choosing[:batch], self._head).float()
+        hidden, head = self._choosing[:batch], for_one(self._head)
+        if batch == 1 and isinstance(head, Quantised):
+            logits = product(hidden, head, out=empty(hidden, len(head))).float()
+        else:
+            logits = torch.nn.functional.linear(hidden, for_many(self._head)).float()
         logits = logits.masked_fill(self._banned.index_select(0, allowed.long()), -torch.inf)
         best, tokens = logits.topk(_CANDIDATES)
         # in the order of the vocabulary, as the plain path draws

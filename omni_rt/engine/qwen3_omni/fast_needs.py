@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
+from omni_rt.engine.qwen3_omni.code2wav import Code2Wav
 from omni_rt.engine.qwen3_omni.code2wav_layers import Transformer
 from omni_rt.engine.qwen3_omni.experts import MixtureOfExperts
 from omni_rt.engine.qwen3_omni.model import Omni
@@ -54,12 +55,19 @@ def _copies(model: Omni, size: int) -> int:
             made += scaled(decoder) * size
         taken += max(0, made - free)
         free = max(0, free - made) + replaced
+    if model.code2wav is not None:
+        taken += max(0, convolutions(model.code2wav) * size - free)
     return taken
 
 
 def joined(decoder: nn.Module) -> int:
     """Numbers in the weights of a decoder that the machine lays under one another."""
     return _numbers(decoder, "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+
+
+def convolutions(code2wav: Code2Wav) -> int:
+    """Numbers in the weights of Code2Wav that the machine has in another layout, or a few more."""
+    return sum(each.numel() for part in (code2wav.upsample, code2wav.decoder) for each in part.parameters())
 
 
 def scaled(window: Transformer) -> int:

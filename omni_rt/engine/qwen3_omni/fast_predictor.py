@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from omni_rt.engine.qwen3_omni.code_predictor import CodePredictor
 from omni_rt.engine.qwen3_omni.decoder import DecoderLayer
+from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit, Held, for_many, for_one, held
 from omni_rt.engine.qwen3_omni.fast_decoder import Layer
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
 from omni_rt.engine.qwen3_omni.kernels.few_keys import attend_few
@@ -27,23 +28,24 @@ def draws(params: SamplingParams, batch: int, device: torch.device) -> Draws:
     return rows.temperature, rows.top_k, rows.tail, rows.penalty, rows.greedy
 
 
-def head_logits(hidden: Tensor, head: Tensor, weight: Tensor, eps: float) -> Tensor:
+def head_logits(hidden: Tensor, head: Held, weight: Tensor, eps: float) -> Tensor:
     """Float32 rows [B, hidden] -> logits [B, vocab] after the norm, in the dtype of the weights."""
     if len(hidden) == 1:
-        return product(hidden, head, norm=weight, eps=eps, out=empty(hidden, len(head), head.dtype))
-    return F.linear(norm(hidden, weight, eps)[0], head)
+        narrow = for_one(head)
+        return product(hidden, narrow, norm=weight, eps=eps, out=empty(hidden, len(narrow), weight.dtype))
+    return F.linear(norm(hidden, weight, eps)[0], for_many(head))
 
 
 class FastPredictor:
     """Shares the predictor's weights. For up to `most` replies at once."""
 
-    def __init__(self, predictor: CodePredictor, *, most: int) -> None:
+    def __init__(self, predictor: CodePredictor, *, most: int, eight_bit: EightBit = NOTHING) -> None:
         model = predictor.model
         device, dtype = model.norm.weight.device, model.norm.weight.dtype
-        self._layers = [Layer.of(cast(DecoderLayer, layer)) for layer in model.layers]
+        self._layers = [Layer.of(cast(DecoderLayer, layer), eight_bit) for layer in model.layers]
         self._norm = model.norm.weight
         self._eps = model.norm.eps
-        self._heads = [cast(nn.Linear, head).weight for head in predictor.lm_head]
+        self._heads = [held(cast(nn.Linear, head).weight, eight_bit.head) for head in predictor.lm_head]
         self._tables = [cast(nn.Embedding, table).weight for table in model.codec_embedding]
         of = model.spec
         shape = (of.layers, most, of.kv_heads, model.groups, of.head_dim)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.attention import Span
+from omni_rt.engine.qwen3_omni.eight_bit import EightBit
 from omni_rt.engine.qwen3_omni.fast_code2wav import FastCode2Wav, SoundState
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_predictor import FastPredictor, draws
@@ -69,6 +70,7 @@ class FastTalker:
         predicting: SamplingParams,
         embedded: Tensor,
         accepted: Tensor,
+        eight_bit: EightBit,
     ) -> None:
         """`embedded` and `accepted` [n, thinker's hidden] are where the thinker's passes leave theirs."""
         talker, code2wav = omni.talker, omni.code2wav
@@ -76,8 +78,8 @@ class FastTalker:
         assert code2wav is not None
         self._talker, self._code2wav, self._graphs = talker, code2wav, graphs
         self._embed = omni.thinker.model.language_model.embed_tokens.weight
-        self._decoder = FastDecoder(talker.model, pool)
-        self._predictor = FastPredictor(talker.code_predictor, most=max(batches))
+        self._decoder = FastDecoder(talker.model, pool, eight_bit)
+        self._predictor = FastPredictor(talker.code_predictor, most=max(batches), eight_bit=eight_bit)
         device = omni.device
         self._device = device
         fixed = talker.fixed_rows(omni.thinker.embed)

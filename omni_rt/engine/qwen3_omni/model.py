@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 import torch
 from torch import nn
 
 from omni_rt.engine.qwen3_omni.checkpoint import read_headers, read_spec
 from omni_rt.engine.qwen3_omni.code2wav import Code2Wav
+from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit, hold_experts
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource, fill_randomly
 from omni_rt.engine.qwen3_omni.spec import OmniSpec
 from omni_rt.engine.qwen3_omni.talker import Talker
@@ -41,10 +42,26 @@ class Omni(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.thinker.lm_head.weight.dtype
 
+    @property
+    def heads(self) -> list[nn.Linear]:
+        """The thinker's and the predictor's."""
+        heads = [self.thinker.lm_head]
+        if self.talker is not None:
+            heads += [cast(nn.Linear, head) for head in self.talker.code_predictor.lm_head]
+        return heads
 
-def load(source: str, *, device: torch.device | str, dtype: torch.dtype, progress: Progress | None = None) -> Omni:
+
+def load(
+    source: str,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    eight_bit: EightBit = NOTHING,
+    progress: Progress | None = None,
+) -> Omni:
     """From a checkpoint folder, or `random:PRESET[:SEED]`; `progress` hears how many bytes of how many are in place.
 
+    The experts are in 8 bit where `eight_bit` says so, each tensor as soon as it is read; the rest is the machine's.
     Nothing is allocated before names, shapes, files and memory are known to fit. Raises EngineError: `unknown_weights`,
     `weights_missing`, `weights_damaged`, `weights_mismatch`, `weights_unreadable`, `bad_config`, `too_little_memory`,
     `no_device`.
@@ -55,12 +72,20 @@ def load(source: str, *, device: torch.device | str, dtype: torch.dtype, progres
     with torch.device("meta"):
         model = Omni(spec).eval()
     planned = plan(model, read_headers(Path(source))) if chance is None else []
-    materialise(model, device, dtype)
+    shape(model, dtype, eight_bit)
+    materialise(model, device)
     if chance is None:
         fill(model, planned, progress)
     else:
         fill_randomly(model, chance.seed, progress)
     return model
+
+
+def shape(model: Omni, dtype: torch.dtype, eight_bit: EightBit) -> None:
+    """Give a model on the meta device the dtypes that it is to have."""
+    model.to(dtype)
+    if eight_bit.experts:
+        hold_experts(model)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -10,8 +11,9 @@ import torch
 from omni_rt.config import QwenSettings, Settings
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.checkpoint import read_headers, read_spec
+from omni_rt.engine.qwen3_omni.eight_bit import EVERYTHING, NOTHING, EightBit, copies
 from omni_rt.engine.qwen3_omni.fast_needs import FastNeeds, fast_needs
-from omni_rt.engine.qwen3_omni.model import Omni
+from omni_rt.engine.qwen3_omni.model import Omni, shape
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
 from omni_rt.engine.qwen3_omni.spec import OmniSpec
 from omni_rt.engine.qwen3_omni.tokenizer import Tokenizer
@@ -22,6 +24,8 @@ _RELEASED = "random:30b-a3b"
 _SPARE_TOKENS = 2048
 _PAGE = 64
 _LEAST_CONTEXT = 512
+# Of the GPUs that convert FP8 numbers themselves.
+_FP8_SINCE = (8, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +40,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes of all weights and of all caches, in numbers of `dtype`; `tokens` is what the caches hold, all sessions
-    together. `machine` is None for the plain one, whose work is not counted."""
+    """Bytes of all weights and of all caches, in numbers of `dtype` but for what is in 8 bit; `tokens` is what the
+    caches hold, all sessions together. `machine` is None for the plain one, whose work is not counted."""
 
     dtype: torch.dtype
+    eight_bit: EightBit
     weights: int
     caches: int
     tokens: int
@@ -47,7 +52,8 @@ class Needs:
 
     @property
     def kind(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
+        wide = str(self.dtype).removeprefix("torch.")
+        return wide if self.eight_bit == NOTHING else f"fp8 and {wide}"
 
     @property
     def bytes(self) -> int:
@@ -82,6 +88,26 @@ def place(qwen: QwenSettings) -> Place:
     return Place(device, dtype, name, free)
 
 
+def quantisation(qwen: QwenSettings, place: Place) -> EightBit:
+    """What the settings want in 8 bit. Raises EngineError `no_fp8` where that cannot be had."""
+    if qwen.quantisation == "none":
+        return NOTHING
+    if qwen.machine == "plain":
+        cause, remedy = "qwen.machine is 'plain', and only the fast machine reads it", "set qwen.machine to 'auto'"
+    elif place.device.type != "cuda":
+        cause, remedy = f"the model would run on {place.device}", "take a GPU (qwen.device)"
+    elif place.dtype != torch.bfloat16:
+        cause, remedy = "qwen.dtype is 'float32', and only bfloat16 goes with it", "set qwen.dtype to 'auto'"
+    elif find_spec("triton") is None:
+        cause, remedy = "Triton is not installed", "pip install triton"
+    elif (since := torch.cuda.get_device_capability(place.device)) < _FP8_SINCE:
+        cause = f"{place.name} has compute capability {since[0]}.{since[1]}, and it takes 8.9"
+        remedy = "take a GPU of the Ada or Hopper generation or later"
+    else:
+        return EVERYTHING
+    raise EngineError("no_fp8", f"qwen.quantisation 'fp8' cannot be had: {cause}; {remedy}, or set it to 'none'")
+
+
 def fast(qwen: QwenSettings, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the machine will be the fast one."""
     fit = device.type == "cuda" and dtype == torch.bfloat16
@@ -90,15 +116,16 @@ def fast(qwen: QwenSettings, device: torch.device, dtype: torch.dtype) -> bool:
 
 def released(settings: Settings) -> Needs:
     """Of a released model on a GPU."""
-    return _needs(settings, torch.device("cuda"), torch.bfloat16, _RELEASED)
+    eight_bit = EVERYTHING if settings.qwen.quantisation == "fp8" else NOTHING
+    return _needs(settings, torch.device("cuda"), torch.bfloat16, _RELEASED, eight_bit)
 
 
-def needs(settings: Settings, where: Place) -> Needs:
+def needs(settings: Settings, where: Place, eight_bit: EightBit = NOTHING) -> Needs:
     """Of the weights that the settings name; the files of a checkpoint are checked against its config.json.
 
     Raises EngineError as `model.load` does, for everything that can be told without reading weights.
     """
-    return _needs(settings, where.device, where.dtype, settings.qwen.weights)
+    return _needs(settings, where.device, where.dtype, settings.qwen.weights, eight_bit)
 
 
 def smaller(settings: Settings, wanted: Needs, free: int) -> str:
@@ -131,7 +158,7 @@ def check_tokenizer(qwen: QwenSettings) -> None:
         Tokenizer.from_folder(Path(qwen.weights))
 
 
-def _needs(settings: Settings, device: torch.device, dtype: torch.dtype, source: str) -> Needs:
+def _needs(settings: Settings, device: torch.device, dtype: torch.dtype, source: str, eight_bit: EightBit) -> Needs:
     chance = RandomSource.parse(source)
     spec = read_spec(Path(source)) if chance is None else chance.spec()
     with torch.device("meta"):
@@ -141,12 +168,13 @@ def _needs(settings: Settings, device: torch.device, dtype: torch.dtype, source:
     tokens = cache_tokens(settings, spec)
     decoders = [spec.text] if spec.talker is None else [spec.text, spec.talker.decoder]
     numbers = sum(decoder.kv_bytes_per_token for decoder in decoders) // 2
-    weights = sum(parameter.numel() for parameter in model.parameters())
+    shape(model, dtype, eight_bit)
+    weights = sum(parameter.nbytes for parameter in model.parameters()) + copies(model, model.heads, eight_bit)
     spare = _PAGE  # a page of each cache is never handed out
     caches = (tokens + spare) * numbers * dtype.itemsize
     kernels = fast(settings.qwen, device, dtype)
     machine = fast_needs(model, dtype, settings.server.max_sessions) if kernels else None
-    return Needs(dtype, weights * dtype.itemsize, caches, tokens, machine)
+    return Needs(dtype, eight_bit, weights, caches, tokens, machine)
 
 
 def _device(name: str) -> torch.device:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.spec import OmniSpec
-from omni_rt.engine.qwen3_omni.weights import Progress
+from omni_rt.engine.qwen3_omni.weights import Progress, filling, scale_of
 
 _PREFIX = "random:"
 _PRESETS = resources.files("omni_rt.engine.qwen3_omni") / "presets"
@@ -52,15 +52,19 @@ def presets() -> tuple[str, ...]:
 
 def fill_randomly(model: nn.Module, seed: int, progress: Progress | None = None) -> None:
     """Draw every parameter where it lies; a parameter's values depend on its name, its shape, its dtype, the seed and
-    the kind of device alone."""
-    parameters = list(model.named_parameters())
+    the kind of device alone. In 8 bit those of the model's dtype are drawn and quantised."""
+    held = dict(model.named_parameters())
+    scales = {id(scale) for name in held if (scale := scale_of(name, held)) is not None}
+    parameters = [(name, parameter) for name, parameter in held.items() if id(parameter) not in scales]
     total, done = sum(parameter.nbytes for _, parameter in parameters), 0
-    generator = torch.Generator(parameters[0][1].device)
+    first = parameters[0][1]
+    generator = torch.Generator(first.device)
     depth = max(int(part) for name, _ in parameters if ".layers." in name for part in name.split(".") if part.isdigit())
     with torch.no_grad():
         for name, parameter in parameters:
             generator.manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
-            _draw(name, parameter, generator, depth + 1)
+            with filling(parameter, scale_of(name, held), first.dtype) as weight:
+                _draw(name, weight, generator, depth + 1)
             done += parameter.nbytes
             if progress is not None:
                 progress(done, total)

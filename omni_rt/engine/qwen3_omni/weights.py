@@ -7,8 +7,9 @@ alone, whose names may lack the `thinker.` in front.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,12 @@ from torch import Tensor, nn
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.memory import available_memory
 from omni_rt.engine.qwen3_omni.checkpoint import Reader, Stored, few
+from omni_rt.engine.qwen3_omni.quantised import quantise
 
 Progress = Callable[[int, int], None]
 """Told how many bytes of how many are in place."""
 
+_SCALE = "_scale"
 _SPEAKING = ("talker.", "code2wav.")
 _TABLES = (".inv_freq", ".code_offset", ".positional_embedding")
 _MOVED = (
@@ -124,27 +127,47 @@ def fill(model: nn.Module, planned: list[tuple[Stored, Slot]], progress: Progres
     """Read every tensor into its place, in the order of the files. Raises EngineError."""
     parameters = dict(model.named_parameters())
     total, done = sum(stored.size for stored, _ in planned), 0
-    with torch.no_grad(), Reader(next(iter(parameters.values())).device) as reader:
+    first = next(iter(parameters.values()))
+    with torch.no_grad(), Reader(first.device) as reader:
         for stored, slot in sorted(planned, key=lambda pair: (pair[0].path, pair[0].offset)):
-            reader.copy(stored, slot.of(parameters))
+            scale = scale_of(slot.parameter, parameters)
+            scale = None if scale is None else replace(slot, parameter=slot.parameter + _SCALE).of(parameters)
+            with filling(slot.of(parameters), scale, first.dtype) as target:
+                reader.copy(stored, target)
             done += stored.size
             if progress is not None:
                 progress(done, total)
 
 
-def materialise(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Give a model on the meta device uninitialised parameters on `device`.
+def scale_of(name: str, parameters: Mapping[str, Tensor]) -> Tensor | None:
+    """The scale of a parameter that is held in 8 bit; it is a parameter itself."""
+    return parameters.get(name + _SCALE)
+
+
+@contextmanager
+def filling(target: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Something to write a weight to; in 8 bit (where there is a scale) it is quantised when the block ends."""
+    if scale is None:
+        yield target
+        return
+    written = torch.empty(target.shape, dtype=dtype, device=target.device)
+    yield written
+    quantise(written, target, scale)
+
+
+def materialise(model: nn.Module, device: torch.device) -> None:
+    """Give a model on the meta device uninitialised parameters on `device`, in their dtypes.
 
     Raises EngineError `no_device` for a GPU that is not there, and `too_little_memory` before anything is taken.
     """
-    needed = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    needed = sum(parameter.nbytes for parameter in model.parameters())
     available = free_memory(device)
     if available is not None and needed > available:
         raise _too_little(device, needed, available)
     try:
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                made = torch.empty(parameter.shape, dtype=dtype, device=device)
+                made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
                 setattr(module, name, nn.Parameter(made, requires_grad=False))
     except torch.OutOfMemoryError as error:
         raise _too_little(device, needed, free_memory(device) or 0) from error

@@ -1,7 +1,8 @@
 """A mixture of experts for several rows: pairs of row and expert, sorted by expert, as grouped matrix products.
 
 No shape depends on the routing, and the host never waits: the grids cover the most rows an expert can have (every
-row once), and programs without rows end at once.
+row once), and programs without rows end at once. Weights in 8 bit are made as wide as the rows before they are
+multiplied, and scaled afterwards.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from omni_rt.engine.qwen3_omni.kernels.experts_one import ranks
+from omni_rt.engine.qwen3_omni.kernels.vector import values_and_scale
+from omni_rt.engine.qwen3_omni.quantised import Weight
 
 
 @triton.jit
@@ -53,9 +56,18 @@ def _sort(chosen, order, starts, pairs, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _read(source, mask, KIND: tl.constexpr):
+    tile = tl.load(source, mask=mask, other=0.0)
+    if source.dtype.element_ty != KIND:
+        # by way of float32: a Hopper GPU's direct way is one slow instruction (F2F) for each number
+        tile = tile.to(tl.float32).to(KIND)
+    return tile
+
+
+@triton.jit
 def _open(
-    x, weight, order, starts, out, width, inner, blocks,
-    TOP: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
+    x, weight, scale, order, starts, out, width, inner, blocks,
+    TOP: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     expert = tl.program_id(1) // blocks
     begin = tl.load(starts + expert) + tl.program_id(1) % blocks * ROWS
@@ -75,8 +87,12 @@ def _open(
         inside = done + ins < width
         rows = tl.load(source + done, mask=(place < end)[:, None] & inside[None, :], other=0.0)
         mask = inside[:, None] & (outs < inner)[None, :]
-        gate += tl.dot(rows, tl.load(first + done, mask=mask, other=0.0), input_precision="ieee")
-        up += tl.dot(rows, tl.load(second + done, mask=mask, other=0.0), input_precision="ieee")
+        gate += tl.dot(rows, _read(first + done, mask, rows.dtype), input_precision="ieee")
+        up += tl.dot(rows, _read(second + done, mask, rows.dtype), input_precision="ieee")
+    if SCALED:
+        own = scale + expert.to(tl.int64) * 2 * inner + outs
+        gate *= tl.load(own, mask=outs < inner, other=0.0)[None, :]
+        up *= tl.load(own + inner, mask=outs < inner, other=0.0)[None, :]
     opened = gate * tl.sigmoid(gate) * up
     target = out + pair.to(tl.int64)[:, None] * inner + outs[None, :]
     tl.store(target, opened.to(out.dtype.element_ty), mask=(place < end)[:, None] & (outs < inner)[None, :])
@@ -84,8 +100,8 @@ def _open(
 
 @triton.jit
 def _close(
-    opened, weight, order, starts, weights, out, width, inner, blocks,
-    ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr,
+    opened, weight, scale, order, starts, weights, out, width, inner, blocks,
+    ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     expert = tl.program_id(1) // blocks
     begin = tl.load(starts + expert) + tl.program_id(1) % blocks * ROWS
@@ -103,7 +119,9 @@ def _close(
         inside = done + ins < inner
         rows = tl.load(source + done, mask=(place < end)[:, None] & inside[None, :], other=0.0)
         mask = inside[:, None] & (outs < width)[None, :]
-        made += tl.dot(rows, tl.load(down + done, mask=mask, other=0.0), input_precision="ieee")
+        made += tl.dot(rows, _read(down + done, mask, rows.dtype), input_precision="ieee")
+    if SCALED:
+        made *= tl.load(scale + expert.to(tl.int64) * width + outs, mask=outs < width, other=0.0)[None, :]
     made *= tl.load(weights + pair, mask=place < end, other=0.0)[:, None]
     target = out + pair.to(tl.int64)[:, None] * width + outs[None, :]
     tl.store(target, made, mask=(place < end)[:, None] & (outs < width)[None, :])
@@ -127,8 +145,8 @@ def mix_many(
     x: Tensor,
     rows: Tensor,
     scores: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Weight,
+    down: Weight,
     *,
     top: int,
     normalise: bool,
@@ -136,8 +154,9 @@ def mix_many(
 ) -> None:
     """Adds to `x` float32 [n, width], in place, what the experts make of `rows` [n, width] (the same, normed).
 
-    scores float32 [n, experts]: the router's; gate_up [experts, 2 * inner, width]; down [experts, width, inner];
-    `shared`: what an expert for all rows makes of them [n, width], and its gate before the sigmoid [n, 1].
+    scores float32 [n, experts]: the router's; gate_up [experts, 2 * inner, width] and down [experts, width, inner] are
+    in 8 bit both, or neither is; `shared`: what an expert for all rows makes of them [n, width], and its gate before
+    the sigmoid [n, 1].
     """
     n, width = x.shape
     experts, _, inner = down.shape
@@ -156,14 +175,18 @@ def mix_many(
     blocks = triton.cdiv(n, block)
     opened = torch.empty(pairs, inner, device=device, dtype=rows.dtype)
     made = torch.empty(pairs, width, device=device, dtype=torch.float32)
+    opening, opening_scale, scaled = values_and_scale(gate_up)
+    closing, closing_scale, _ = values_and_scale(down)
     outs = 32 if block < 64 else 64
+    ins = 64 if block == 64 else 256 if scaled and block == 16 else 128
+    tile = {"IN": ins, "num_warps": 4, "num_stages": 4 if block < 64 else 3}
     _open[(triton.cdiv(inner, outs), experts * blocks)](
-        rows, gate_up, order, starts, opened, width, inner, blocks,
-        TOP=top, ROWS=block, OUT=outs, IN=128 if block < 64 else 64, num_warps=4, num_stages=4 if block < 64 else 3,
+        rows, opening, opening_scale, order, starts, opened, width, inner, blocks,
+        TOP=top, ROWS=block, OUT=outs, SCALED=scaled, **tile,
     )  # fmt: skip
     _close[(triton.cdiv(width, 64), experts * blocks)](
-        opened, down, order, starts, weights, made, width, inner, blocks,
-        ROWS=block, OUT=64, IN=128 if block < 64 else 64, num_warps=4, num_stages=4 if block < 64 else 3,
+        opened, closing, closing_scale, order, starts, weights, made, width, inner, blocks,
+        ROWS=block, OUT=64, SCALED=scaled, **tile,
     )  # fmt: skip
     extra, gate = shared if shared is not None else (x, x)
     cols = min(1024, triton.next_power_of_2(width))

@@ -12,6 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+from omni_rt.engine.qwen3_omni.kernels.vector import values_and_scale
+from omni_rt.engine.qwen3_omni.quantised import Weight
 
 
 @triton.jit
@@ -72,8 +74,9 @@ def _score(
 
 @triton.jit
 def _open(
-    row, chosen, weight, shared_gate, shared_up, out, width, inner, shared_inner,
-    ROWS: tl.constexpr, COLS: tl.constexpr, TOP: tl.constexpr, EARLY: tl.constexpr,
+    row, chosen, weight, scale, shared_gate, shared_gate_scale, shared_up, shared_up_scale, out,
+    width, inner, shared_inner,
+    ROWS: tl.constexpr, COLS: tl.constexpr, TOP: tl.constexpr, SCALED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_wait()
@@ -81,45 +84,65 @@ def _open(
     slot = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
+    if SCALED:
+        cols = tl.max_contiguous(cols, 8)
     inside = cols < width
     at = rows.to(tl.int64)[:, None] * width + cols[None, :]
     size = inner
+    first_scale, second_scale = scale + rows, scale + rows
     if slot < TOP:
-        first = weight + tl.load(chosen + slot).to(tl.int64) * 2 * inner * width + at
+        outputs = tl.load(chosen + slot).to(tl.int64) * 2 * inner
+        first = weight + outputs * width + at
         second = first + inner.to(tl.int64) * width
+        if SCALED:
+            first_scale = scale + outputs + rows
+            second_scale = first_scale + inner
     else:
         first = shared_gate + at
         second = shared_up + at
         size = shared_inner
+        if SCALED:
+            first_scale = shared_gate_scale + rows
+            second_scale = shared_up_scale + rows
     mask = (rows < size)[:, None] & inside[None, :]
     gate = tl.load(first, mask=mask, other=0.0)
     up = tl.load(second, mask=mask, other=0.0)
     given = tl.load(row + cols, mask=inside, other=0.0).to(tl.float32)
     opened = tl.sum(gate.to(tl.float32) * given[None, :], 1)
-    opened = opened * tl.sigmoid(opened) * tl.sum(up.to(tl.float32) * given[None, :], 1)
+    gated = tl.sum(up.to(tl.float32) * given[None, :], 1)
+    if SCALED:
+        opened *= tl.load(first_scale, mask=rows < size, other=0.0)
+        gated *= tl.load(second_scale, mask=rows < size, other=0.0)
+    opened = opened * tl.sigmoid(opened) * gated
     stride = tl.maximum(inner, shared_inner)
     tl.store(out + slot * stride + rows, opened.to(out.dtype.element_ty), mask=rows < size)
 
 
 @triton.jit
 def _close(
-    opened, chosen, weights, weight, shared, x, width, inner, shared_inner,
+    opened, chosen, weights, weight, scale, shared, shared_scale, x, width, inner, shared_inner,
     ROWS: tl.constexpr, COLS: tl.constexpr, SHARED_COLS: tl.constexpr, TOP: tl.constexpr, SLOTS: tl.constexpr,
-    SHARED: tl.constexpr, EARLY: tl.constexpr,
+    SHARED: tl.constexpr, SCALED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     stride = tl.maximum(inner, shared_inner)
     cols = tl.arange(0, COLS)
+    if SCALED:
+        cols = tl.max_contiguous(cols, 8)
     inside = cols < inner
     slot = tl.arange(0, SLOTS)
-    expert = tl.load(chosen + slot, mask=slot < TOP, other=0).to(tl.int64)
-    at = (expert[:, None, None] * width + rows[None, :, None]) * inner + cols[None, None, :]
-    mask = (slot < TOP)[:, None, None] & (rows < width)[None, :, None] & inside[None, None, :]
-    tile = tl.load(weight + at, mask=mask, other=0.0)
+    outputs = tl.load(chosen + slot, mask=slot < TOP, other=0).to(tl.int64)[:, None] * width + rows[None, :]
+    there = (slot < TOP)[:, None] & (rows < width)[None, :]
+    at = outputs[:, :, None] * inner + cols[None, None, :]
+    tile = tl.load(weight + at, mask=there[:, :, None] & inside[None, None, :], other=0.0)
+    if SCALED:
+        size = tl.load(scale + outputs, mask=there, other=0.0)
     if SHARED:
         more = tl.arange(0, SHARED_COLS)
+        if SCALED:
+            more = tl.max_contiguous(more, 8)
         within = more < shared_inner
         at = rows.to(tl.int64)[:, None] * shared_inner + more[None, :]
         own = tl.load(shared + at, mask=(rows < width)[:, None] & within[None, :], other=0.0)
@@ -131,10 +154,16 @@ def _close(
     )
     given = given.to(tl.float32) * share[:, None]
     made = tl.load(x + rows, mask=rows < width, other=0.0)
-    made += tl.sum(tl.sum(tile.to(tl.float32) * given[:, None, :], 2), 0)
+    parts = tl.sum(tile.to(tl.float32) * given[:, None, :], 2)
+    if SCALED:
+        parts *= size
+    made += tl.sum(parts, 0)
     if SHARED:
         given = tl.load(opened + TOP * stride + more, mask=within, other=0.0).to(tl.float32)
-        made += tl.load(weights + TOP) * tl.sum(own.to(tl.float32) * given[None, :], 1)
+        whole = tl.sum(own.to(tl.float32) * given[None, :], 1)
+        if SCALED:
+            whole *= tl.load(shared_scale + rows, mask=rows < width, other=0.0)
+        made += tl.load(weights + TOP) * whole
     tl.store(x + rows, made, mask=rows < width)
 
 
@@ -143,25 +172,28 @@ def mix_one(
     norm: Tensor,
     eps: float,
     router: Tensor,
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Weight,
+    down: Weight,
     counter: Tensor,
     *,
     top: int,
     normalise: bool,
-    shared: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+    shared: tuple[Tensor, Weight, Weight, Weight] | None = None,
 ) -> None:
     """Adds to the row `x` float32 [1, width], in place, what its experts make of it after the norm.
 
     router [experts, width]; gate_up [experts, 2 * inner, width]; down [experts, width, inner]; counter int32 [1] is 0,
     and is again afterwards; `shared` are the gate [1, width], gate_proj, up_proj [shared_inner, width] and down_proj
-    [width, shared_inner] of an expert for all rows.
+    [width, shared_inner] of an expert for all rows. All but router and gate are in 8 bit, or none.
     """
     experts, width, inner = down.shape
     gate, shared_gate, shared_up, shared_down = shared if shared is not None else (router, gate_up, gate_up, down)
     shared_inner = shared_down.shape[1] if shared is not None else 0
     cols, slots = triton.next_power_of_2(width), top + (shared is not None)
-    device, kind, early = x.device, gate_up.dtype, dependent(x)
+    device, kind, early = x.device, norm.dtype, dependent(x)
+    (opening, opening_scale, scaled), (closing, closing_scale, _) = values_and_scale(gate_up), values_and_scale(down)
+    (first, first_scale, _), (second, second_scale, _) = values_and_scale(shared_gate), values_and_scale(shared_up)
+    last, last_scale, _ = values_and_scale(shared_down)
     scores = torch.empty(experts + 1, device=device, dtype=torch.float32)
     row = torch.empty(width, device=device, dtype=kind)
     chosen = torch.empty(top, device=device, dtype=torch.int32)
@@ -173,14 +205,15 @@ def mix_one(
         NORMALISE=normalise, SHARED=shared is not None, num_warps=4, **early,
     )  # fmt: skip
     opened = torch.empty(slots, max(inner, shared_inner), device=device, dtype=kind)
+    warps = 1 if scaled else 4  # a warp with as many bytes under way has no other to wait for
     rows = max(1, 4096 // cols)  # as in vector.py
     _open[(triton.cdiv(max(inner, shared_inner), rows), slots)](
-        row, chosen, gate_up, shared_gate, shared_up, opened, width, inner, shared_inner,
-        ROWS=rows, COLS=cols, TOP=top, num_warps=4, **early,
+        row, chosen, opening, opening_scale, first, first_scale, second, second_scale, opened,
+        width, inner, shared_inner, ROWS=rows, COLS=cols, TOP=top, SCALED=scaled, num_warps=warps, **early,
     )  # fmt: skip
-    rows = 2
+    rows, cols = 2, triton.next_power_of_2(inner)
     _close[(triton.cdiv(width, rows),)](
-        opened, chosen, weights, down, shared_down, x, width, inner, shared_inner,
-        ROWS=rows, COLS=triton.next_power_of_2(inner), SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
-        TOP=top, SLOTS=triton.next_power_of_2(top), SHARED=shared is not None, num_warps=4, **early,
+        opened, chosen, weights, closing, closing_scale, last, last_scale, x, width, inner, shared_inner,
+        ROWS=rows, COLS=cols, SHARED_COLS=max(1, triton.next_power_of_2(shared_inner)),
+        TOP=top, SLOTS=triton.next_power_of_2(top), SHARED=shared is not None, SCALED=scaled, num_warps=4, **early,
     )  # fmt: skip

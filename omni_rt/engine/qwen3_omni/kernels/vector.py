@@ -1,6 +1,7 @@
 """Products of one row with a weight matrix, for steps of a single session: all that counts is reading the weights once.
 
-A program reads whole rows of the weights in one go, so that everything it needs is under way before it computes.
+A program reads whole rows of the weights in one go, so that everything it needs is under way before it computes. What
+is in 8 bit is made wide in registers and scaled when a row has been summed up.
 """
 
 from __future__ import annotations
@@ -11,23 +12,27 @@ import triton.language as tl
 from torch import Tensor
 
 from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
+from omni_rt.engine.qwen3_omni.quantised import Quantised, Weight
 
-# Numbers of a weight tile that a program holds, and from how many numbers of a weight on it has fewer warps; tried out
-# on an H100 at the shapes of the model, where anything from half to twice as much is within 10 %.
-_TILE = 4096
+# Bytes of a weight tile that a program holds, and from how many numbers of a weight on it has fewer warps; tried out
+# on an H100 at the shapes of the model in bfloat16, where anything from half to twice as much is within 10 %. In 8 bit
+# it is the instructions that count: fewer warps, and in large weights more rows, take fewer for each number.
+_TILE_BYTES = 8192
 _LARGE = 10_000_000
 
 
 @triton.jit
 def _product(
-    x, weight, norm, residual, out, inner, outer, eps,
+    x, weight, scale, norm, residual, out, inner, outer, eps,
     ROWS: tl.constexpr, COLS: tl.constexpr, NORM: tl.constexpr, PAIR: tl.constexpr,
-    RESIDUAL: tl.constexpr, EARLY: tl.constexpr,
+    RESIDUAL: tl.constexpr, SCALED: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     cols = tl.arange(0, COLS)
+    if SCALED:
+        cols = tl.max_contiguous(cols, 8)
     inside = cols < inner
     mask = (rows < outer)[:, None] & inside[None, :]
     at = rows.to(tl.int64)[:, None] * inner + cols[None, :]
@@ -40,19 +45,30 @@ def _product(
     if NORM:
         row = row * tl.rsqrt(tl.sum(row * row, 0) / inner + eps)
         row = row * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
-    row = row.to(weight.dtype.element_ty).to(tl.float32)
+        row = row.to(norm.dtype.element_ty).to(tl.float32)
     made = tl.sum(tile.to(tl.float32) * row[None, :], 1)
+    if SCALED:
+        made *= tl.load(scale + rows, mask=rows < outer, other=0.0)
     if PAIR:
         up = tl.sum(second.to(tl.float32) * row[None, :], 1)
+        if SCALED:
+            up *= tl.load(scale + outer + rows, mask=rows < outer, other=0.0)
         made = made * tl.sigmoid(made) * up
     if RESIDUAL:
         made += tl.load(residual + rows, mask=rows < outer, other=0.0)
     tl.store(out + rows, made.to(out.dtype.element_ty), mask=rows < outer)
 
 
+def values_and_scale(weight: Weight) -> tuple[Tensor, Tensor, bool]:
+    """What a kernel is given of a weight: what it reads, the scales (anything where there are none), if there are."""
+    if isinstance(weight, Quantised):
+        return weight.values, weight.scale, True
+    return weight, weight, False
+
+
 def product(
     x: Tensor,
-    weight: Tensor,
+    weight: Weight,
     *,
     norm: Tensor | None = None,
     eps: float = 0.0,
@@ -62,18 +78,20 @@ def product(
 ) -> Tensor:
     """`weight` [outer, inner] times the row `x` [1, inner] into `out` [1, outer].
 
-    `norm` [inner]: the row is root-mean-square normed first, in float32, and rounded to the weight's
-    dtype. `residual` float32 [1, outer] is added; it may be `out`. `pair`: the first half of the weight's rows are
-    a gate and the second what it gates, silu(gate) * up.
+    `norm` [inner]: the row is root-mean-square normed first, in float32, and rounded to the norm's dtype; without, it
+    is rounded already. `residual` float32 [1, outer] is added; it may be `out`. `pair`: the
+    first half of the weight's rows are a gate and the second what it gates, silu(gate) * up.
     """
     outer, inner = weight.shape
     outer //= 1 + pair
+    values, scale, scaled = values_and_scale(weight)
     cols = triton.next_power_of_2(inner)
-    rows = max(2, _TILE // cols // (1 + pair))
+    large = values.numel() >= _LARGE
+    rows = max(2, _TILE_BYTES * (1 + (scaled and large)) // values.itemsize // cols // (1 + pair))
     _product[(triton.cdiv(outer, rows),)](
-        x, weight, weight if norm is None else norm, out if residual is None else residual, out, inner, outer, eps,
-        ROWS=rows, COLS=cols, NORM=norm is not None, PAIR=pair, RESIDUAL=residual is not None,
-        num_warps=4 if pair or weight.numel() >= _LARGE else 8, **dependent(x),
+        x, values, scale, x if norm is None else norm, out if residual is None else residual, out, inner, outer, eps,
+        ROWS=rows, COLS=cols, NORM=norm is not None, PAIR=pair, RESIDUAL=residual is not None, SCALED=scaled,
+        num_warps=4 if pair or large or scaled else 8, **dependent(x),
     )  # fmt: skip
     return out
 
