@@ -9,6 +9,8 @@ import torch
 
 from omni_rt.config import QwenSettings, Settings
 from omni_rt.engine.api import EngineError
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
+from omni_rt.engine.qwen3_omni.backends.choose import choose, page_of
 from omni_rt.engine.qwen3_omni.checkpoint import read_headers, read_spec
 from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
@@ -19,15 +21,16 @@ from omni_rt.engine.qwen3_omni.weights import free_memory, plan
 _RELEASED = "random:30b-a3b"
 # Cache for transcripts, whose forks need pages of their own, beside the sessions' contexts.
 _SPARE_TOKENS = 2048
-_PAGE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the model would run. `name` of a GPU; `free` bytes, None where the system does not say."""
+    """Where the model would run, and whether by the fast machine. `name` of a GPU; `free` bytes, None where the system
+    does not say."""
 
     device: torch.device
     dtype: torch.dtype
+    fast: bool
     name: str
     free: int | None
 
@@ -35,12 +38,13 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Bytes of all weights and of all caches, in numbers of `dtype`; `tokens` is what the caches hold, all sessions
-    together."""
+    together. `head_dims` are those of the decoders that have caches."""
 
     dtype: torch.dtype
     weights: int
     caches: int
     tokens: int
+    head_dims: tuple[int, ...]
 
     @property
     def kind(self) -> str:
@@ -58,7 +62,9 @@ def place(qwen: QwenSettings) -> Place:
     by_default = torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(qwen.dtype, by_default)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return Place(device, dtype, name, free)
+    fit = device.type == "cuda" and dtype == torch.bfloat16
+    fast = qwen.machine == "fast" or (qwen.machine == "auto" and fit)
+    return Place(device, dtype, fast, name, free)
 
 
 def released(settings: Settings) -> Needs:
@@ -78,7 +84,15 @@ def cache_tokens(settings: Settings, spec: OmniSpec) -> int:
     """What the caches hold, all sessions together, in whole pages."""
     context = min(settings.qwen.context_tokens, spec.text.context)
     tokens = settings.qwen.cache_tokens or settings.server.max_sessions * context + _SPARE_TOKENS
-    return -(-tokens // _PAGE) * _PAGE
+    page = page_of(settings.qwen.attention)
+    return -(-tokens // page) * page
+
+
+def backend(settings: Settings, where: Place, wanted: Needs) -> Backend:
+    """What attends. Raises EngineError as `choose` does."""
+    return choose(
+        settings.qwen.attention, fast=where.fast, device=where.device, dtype=where.dtype, head_dims=wanted.head_dims
+    )
 
 
 def check_tokenizer(qwen: QwenSettings) -> None:
@@ -98,8 +112,9 @@ def _needs(settings: Settings, dtype: torch.dtype, source: str) -> Needs:
     decoders = [spec.text] if spec.talker is None else [spec.text, spec.talker.decoder]
     numbers = sum(decoder.kv_bytes_per_token for decoder in decoders) // 2
     weights = sum(parameter.numel() for parameter in model.parameters())
-    spare = _PAGE  # a page of each cache is never handed out
-    return Needs(dtype, weights * dtype.itemsize, (tokens + spare) * numbers * dtype.itemsize, tokens)
+    spare = page_of(settings.qwen.attention)  # a page of each cache is never handed out
+    head_dims = tuple(decoder.head_dim for decoder in decoders)
+    return Needs(dtype, weights * dtype.itemsize, (tokens + spare) * numbers * dtype.itemsize, tokens, head_dims)
 
 
 def _device(name: str) -> torch.device:
