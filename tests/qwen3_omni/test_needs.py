@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import torch
 
 from omni_rt.config import Settings, cache_dir, load
 from omni_rt.engine.api import EngineError
@@ -25,6 +26,7 @@ def settings(*overrides: str) -> Settings:
     [
         ("qwen.weights=random:tiny:3", "qwen.context_tokens=777", "server.max_sessions=5"),
         ("qwen.weights=random:tiny", "qwen.cache_tokens=1000", "qwen.dtype=bfloat16"),
+        ("qwen.weights=random:tiny", "qwen.cache_tokens=1000", "qwen.attention=triton"),
     ],
 )
 @pytest.mark.models
@@ -65,3 +67,21 @@ def test_too_little_memory_for_weights_and_caches_is_told_before_loading(monkeyp
         asyncio.run(QwenEngine(chosen, ModelStore(cache_dir())).start())
     assert refused.value.code == "too_little_memory"
     assert all(f"{number:,}" in str(refused.value) for number in (told.weights, told.caches, told.bytes - 1))
+
+
+def test_caches_are_whole_pages_of_what_attends() -> None:
+    told = {}
+    for name in ("sdpa", "flash"):
+        chosen = settings("qwen.weights=random:tiny", "qwen.cache_tokens=1000", f"qwen.attention={name}")
+        told[name] = needs.needs(chosen, torch.bfloat16)
+    assert (told["sdpa"].tokens, told["flash"].tokens) == (1024, 1024)
+    a_token = told["sdpa"].caches // (1024 + 64)
+    assert told["flash"].caches == (1024 + 256) * a_token
+
+
+def test_attention_that_cannot_be_is_told_before_loading() -> None:
+    with pytest.raises(EngineError, match="needs a GPU, not cpu") as refused:
+        asyncio.run(
+            QwenEngine(settings("qwen.weights=random:tiny", "qwen.attention=flash"), ModelStore(cache_dir())).start()
+        )
+    assert refused.value.code == "no_flash"
