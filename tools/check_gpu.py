@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         choices=("check", "measure", "fast"),
-        help="only the errors, or only the costs, or only the errors of the fast machine",
+        help="only the errors, or only the costs, or only the fast machine with each backend",
     )
     parser.add_argument("--commit", help="where the files are no checkout: the commit they are of")
     arguments = parser.parse_args()
@@ -110,12 +110,12 @@ def main() -> None:
     if pair is None:
         sys.exit("the model could not be built")
     lines = check(parts, pair, tiny=arguments.tiny) if arguments.only in (None, "check") else []
-    clock = costs.Clock(device, 1)
+    clock = costs.Clock(device, arguments.n)
     if arguments.only in (None, "measure"):
         clock = measure(parts, pair, tiny=arguments.tiny, n=arguments.n)
     if arguments.only == "fast" or (arguments.only is None and device.type == "cuda"):
         omni = pair.ours
-        lines += parts("fast machine", lambda: fast.compare(omni)) or []
+        lines += parts("fast machine", lambda: fast.compare(omni, clock)) or []
     print(f"[{time.monotonic() - parts.begun:6.1f} s] done\n\n{table(lines)}\n")
     report = Report(
         clock.rows,
