@@ -107,7 +107,9 @@ def _packages(settings: Settings) -> Iterator[Finding]:
         group = f"packages for {_EXTRAS.get(kind, kind)} (extra {kind!r})" if kind else "packages"
         taken = {"qwen": True, "flash": settings.qwen.attention == "flash"}
         wanted = not kind or (settings.engine.kind == "qwen3_omni" and taken.get(kind, False))
-        install = f"pip install 'omni-rt{f'[{kind}]' if kind else ''}'"
+        # flash-attn is built for the PyTorch that is there, and imports it for that
+        how = "--no-build-isolation " if kind == "flash" else ""
+        install = f"pip install {how}'omni-rt{f'[{kind}]' if kind else ''}'"
         try:
             found = version(requirement.name)
         except PackageNotFoundError:

@@ -47,8 +47,8 @@ class Flash:
                 raise _broken(error) from error
             raise EngineError(
                 "no_flash",
-                "qwen.attention 'flash' needs flash-attn: pip install 'omni-rt[flash]' (it is built here, which takes "
-                f"CUDA's nvcc), or {_OTHERWISE}",
+                "qwen.attention 'flash' needs flash-attn: pip install --no-build-isolation 'omni-rt[flash]' (it is "
+                f"built on this machine, which takes CUDA's nvcc), or {_OTHERWISE}",
             ) from error
         except (ImportError, AttributeError, OSError) as error:
             raise _broken(error) from error
@@ -103,7 +103,9 @@ def check(device: torch.device, dtype: torch.dtype, head_dims: Iterable[int]) ->
         raise EngineError("no_flash", f"qwen.attention 'flash' needs a GPU, not {device}; take one, or {_OTHERWISE}")
     if torch.cuda.get_device_capability(device) < (8, 0):
         name = torch.cuda.get_device_name(device)
-        raise EngineError("no_flash", f"flash-attn needs a GPU of 2020 or later (Ampere), not {name}; {_OTHERWISE}")
+        raise EngineError(
+            "no_flash", f"flash-attn needs a GPU of the Ampere generation or later, not {name}; {_OTHERWISE}"
+        )
     if dtype not in (torch.bfloat16, torch.float16):
         kind = str(dtype).removeprefix("torch.")
         raise EngineError(
