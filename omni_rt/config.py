@@ -63,6 +63,10 @@ class QwenSettings(Section):
     quantisation: Literal["none", "fp8"] = Field(
         "none", description="fp8: decoders' weights in 8 bit, by the fast machine on a GPU of compute capability 8.9"
     )
+    attention: Literal["auto", "triton", "flash", "sdpa"] = Field(
+        "auto",
+        description="triton: our kernel; flash: flash-attn; sdpa: PyTorch; auto: triton where fast, sdpa where plain",
+    )
     voice: str = Field("", description="voice of sessions that name none; empty: Ethan, else the model's first")
     audio_window_s: Literal[1, 2, 8] = Field(2, description="seconds of speech encoded together; 8: the offline result")
     context_tokens: int = Field(32_768, ge=512, le=65_536, description="context per session")

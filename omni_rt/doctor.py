@@ -30,7 +30,7 @@ _BASE_MEMORY = 900_000_000
 
 _EXTRAS = {
     "qwen": "the qwen3_omni engine",
-    "flash": "faster attention of the qwen3_omni engine",
+    "flash": "the qwen3_omni engine with qwen.attention = 'flash'",
     "desktop": "microphone and loudspeaker without a browser",
     "dev": "tests and checks",
 }
@@ -105,8 +105,11 @@ def _packages(settings: Settings) -> Iterator[Finding]:
         if requirement.marker and not requirement.marker.evaluate({"extra": kind}):
             continue
         group = f"packages for {_EXTRAS.get(kind, kind)} (extra {kind!r})" if kind else "packages"
-        wanted = not kind or (kind == "qwen" and settings.engine.kind == "qwen3_omni")
-        install = f"pip install 'omni-rt{f'[{kind}]' if kind else ''}'"
+        taken = {"qwen": True, "flash": settings.qwen.attention == "flash"}
+        wanted = not kind or (settings.engine.kind == "qwen3_omni" and taken.get(kind, False))
+        # flash-attn is built for the PyTorch that is there, and imports it for that
+        how = "--no-build-isolation " if kind == "flash" else ""
+        install = f"pip install {how}'omni-rt{f'[{kind}]' if kind else ''}'"
         try:
             found = version(requirement.name)
         except PackageNotFoundError:
@@ -173,9 +176,14 @@ def _qwen(settings: Settings) -> Iterator[Finding]:
     except EngineError as error:
         yield Finding(group, "weights", "missing", str(error))
         return
-    text = (
-        f"{need.weights / 1e9:.1f} GB of {need.kind} and {need.caches / 1e9:.1f} GB of caches ({need.tokens:,} tokens)"
-    )
+    if settings.qwen.attention != "auto":
+        try:
+            needs.backend(settings, place, need)
+            yield Finding(group, "attention", "ok", settings.qwen.attention)
+        except EngineError as error:
+            yield Finding(group, "attention", "missing", str(error))
+    caches = f"{need.caches / 1e9:.1f} GB of caches ({need.tokens:,} tokens)"
+    text = f"{need.weights / 1e9:.1f} GB of {need.kind} and {caches}"
     if need.machine is not None:
         text += f", {need.machine.bytes / 1e9:.1f} GB for the kernels and graphs"
     if not source:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -287,6 +288,25 @@ def test_doctor_tells_what_the_weights_take_and_what_is_there(
 
     status, told = findings(capsys, "--engine", "qwen3_omni", "--set", "qwen.device=tpu", "--weights", "random:tiny")
     assert (status, told["device"].level) == (1, "missing")
+
+
+def test_doctor_misses_flash_attn_only_where_it_shall_attend(small: Ground, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    findings(capsys, "--fetch", "--all")
+    qwen = ("--engine", "qwen3_omni", "--weights", "random:tiny", "--set", "qwen.device=cpu")
+    status, told = findings(capsys, *qwen)
+    assert status == 0
+    assert "attention" not in told
+    assert (
+        told["flash-attn"].group == "packages for the qwen3_omni engine with qwen.attention = 'flash' (extra 'flash')"
+    )
+    status, told = findings(capsys, *qwen, "--set", "qwen.attention=sdpa")
+    assert (status, told["attention"].level) == (0, "ok")
+    status, told = findings(capsys, *qwen, "--set", "qwen.attention=flash")
+    assert (status, told["attention"].level) == (1, "missing")
+    assert "needs a GPU, not cpu" in told["attention"].text
+    if find_spec("flash_attn") is None:
+        assert told["flash-attn"].level == "missing"
 
 
 def test_doctor_asks_torch_for_the_gpu_that_would_compute(

@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--only",
         choices=("check", "measure", "fast"),
-        help="only the errors, or only the costs, or only the errors of the fast machine",
+        help="only the errors, or only the costs, or only the fast machine with each backend",
     )
     parser.add_argument(
         "--weights", type=Weights.parse, default="bfloat16", help=f"of the fast machine: {HELP} (bfloat16)"
@@ -115,14 +115,14 @@ def main() -> None:
         sys.exit("the model could not be built")
     layers = pair.spec.text.layers
     lines = check(parts, pair, tiny=arguments.tiny) if arguments.only in (None, "check") else []
-    clock = costs.Clock(device, 1)
+    clock = costs.Clock(device, arguments.n)
     if arguments.only in (None, "measure"):
         clock = measure(parts, pair, tiny=arguments.tiny, n=arguments.n)
     if arguments.only == "fast" or (arguments.only is None and device.type == "cuda"):
         omni = pair.ours
         del pair  # Hugging Face's model keeps what is quantised
         settle(omni, Weights.parse("bfloat16"))
-        lines += parts("fast machine", lambda: fast.compare(omni, eight_bit=arguments.weights.eight_bit)) or []
+        lines += parts("fast machine", lambda: fast.compare(omni, clock, eight_bit=arguments.weights.eight_bit)) or []
     print(f"[{time.monotonic() - parts.begun:6.1f} s] done\n\n{table(lines)}\n")
     report = Report(
         clock.rows,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as theirs
 
 from omni_rt.engine.qwen3_omni.attention import planned
+from omni_rt.engine.qwen3_omni.backends.sdpa import reach
 from omni_rt.engine.qwen3_omni.decoder import Decoder, Span
 from omni_rt.engine.qwen3_omni.experts import Experts, MixtureOfExperts, Router, _grouped, _one_by_one
 from omni_rt.engine.qwen3_omni.kv_cache import CacheFull, KVPool
@@ -113,7 +114,7 @@ def test_masks_are_made_only_for_several_rows_after_others() -> None:
         with planned([Span(cache, 5)]):
             pass
     with planned([Span(fresh, 3), Span(grown, 2), Span(single, 1)]) as plan:
-        masks = [reach.mask for reach in plan.reaches]
+        masks = [each.mask for each in reach(plan)]
     assert masks[0] is None
     assert masks[2] is None
     assert masks[1] is not None

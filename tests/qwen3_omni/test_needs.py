@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from tests.support.speech import model
 GPU = torch.device("cuda")
 
 
-HERE = needs.Place(torch.device("cpu"), torch.float32, "this CPU", None)
+HERE = needs.Place(torch.device("cpu"), torch.float32, False, "this CPU", None)
 
 
 def settings(*overrides: str) -> Settings:
@@ -38,7 +39,7 @@ def settings(*overrides: str) -> Settings:
 
 
 def gpu(free: int) -> needs.Place:
-    return needs.Place(GPU, torch.bfloat16, "a GPU", free)
+    return needs.Place(GPU, torch.bfloat16, True, "a GPU", free)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def machine(omni: Omni) -> FastMachine:
     [
         ("qwen.weights=random:tiny:3", "qwen.context_tokens=777", "server.max_sessions=5"),
         ("qwen.weights=random:tiny", "qwen.cache_tokens=1000", "qwen.dtype=bfloat16"),
+        ("qwen.weights=random:tiny", "qwen.cache_tokens=1000", "qwen.attention=triton"),
     ],
 )
 @pytest.mark.models
@@ -140,7 +142,7 @@ def test_what_cannot_be_in_8_bit_is_refused(
     cause: str,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    place = needs.Place(torch.device(device), dtype, "A card", None)
+    place = needs.Place(torch.device(device), dtype, True, "A card", None)
     with pytest.raises(EngineError, match=f"cannot be had: .*{cause}.* or set it to 'none'") as refused:
         needs.quantisation(settings("qwen.quantisation=fp8", *overrides).qwen, place)
     assert refused.value.code == "no_fp8"
@@ -149,7 +151,7 @@ def test_what_cannot_be_in_8_bit_is_refused(
 
 def test_a_gpu_that_can_has_everything_in_8_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
-    place = needs.Place(torch.device("cuda"), torch.bfloat16, "A card", None)
+    place = needs.Place(torch.device("cuda"), torch.bfloat16, True, "A card", None)
     wanted = settings("qwen.quantisation=fp8").qwen
     assert needs.quantisation(wanted, place) == EVERYTHING
     monkeypatch.setattr(needs, "find_spec", lambda _: None)
@@ -298,3 +300,21 @@ def test_the_refusal_names_every_part_and_settings_that_fit(monkeypatch: pytest.
     assert machine is not None
     assert all(f"{part:,}" in told for part in (machine.copies, machine.replies, machine.passes, machine.driver))
     assert all(name in told for name in ("server.max_sessions=", "qwen.context_tokens=", "qwen.cache_tokens="))
+
+
+def test_caches_are_whole_pages_of_what_attends() -> None:
+    told = {}
+    for name in ("sdpa", "flash"):
+        chosen = settings("qwen.weights=random:tiny", "qwen.cache_tokens=1000", f"qwen.attention={name}")
+        told[name] = needs.needs(chosen, replace(HERE, dtype=torch.bfloat16))
+    assert (told["sdpa"].tokens, told["flash"].tokens) == (1024, 1024)
+    a_token = told["sdpa"].caches // (1024 + 64)
+    assert told["flash"].caches == (1024 + 256) * a_token
+
+
+def test_attention_that_cannot_be_is_told_before_loading() -> None:
+    with pytest.raises(EngineError, match="needs a GPU, not cpu") as refused:
+        asyncio.run(
+            QwenEngine(settings("qwen.weights=random:tiny", "qwen.attention=flash"), ModelStore(cache_dir())).start()
+        )
+    assert refused.value.code == "no_flash"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor, nn
 
-from omni_rt.engine.qwen3_omni.attention import Span, attend, planned
+from omni_rt.engine.qwen3_omni.attention import Span, planned, write
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
+from omni_rt.engine.qwen3_omni.backends.sdpa import Sdpa
 from omni_rt.engine.qwen3_omni.experts import MixtureOfExperts
 from omni_rt.engine.qwen3_omni.layers import Attention, GatedMLP, RMSNorm, Rotary, Rotation, upload
 from omni_rt.engine.qwen3_omni.spec import DecoderSpec
@@ -53,7 +54,10 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Layers and final norm. Embeddings and heads are put beside it by those who use it."""
+    """Layers and final norm. Embeddings and heads are put beside it by those who use it.
+
+    `backend` is what attends; whoever runs the decoder may put another in its place between passes.
+    """
 
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
@@ -61,6 +65,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(spec) for _ in range(spec.layers))
         self.norm = RMSNorm(spec.hidden, spec.eps)
         self.rotary = Rotary(spec.head_dim, spec.rope)
+        self.backend: Backend = Sdpa()
 
     def forward(
         self,
@@ -92,8 +97,13 @@ class Decoder(nn.Module):
             dtype = self.norm.weight.dtype
             rotation = self.rotary(positions, dtype)
             rows = rows.float()  # what the layers add up is rounded only where a layer reads it
+            attend = self.backend.eager(plan)
             for number, layer in enumerate(self.layers):
-                rows = layer(rows, rotation, partial(attend, plan, number))
+
+                def attended(q: Tensor, k: Tensor, v: Tensor, number: int = number) -> Tensor:
+                    return attend(q, *write(plan, number, k, v))
+
+                rows = layer(rows, rotation, attended)
                 if capture == number + 1:
                     captured = rows.to(dtype)
                 if deepstack is not None and number < depth:

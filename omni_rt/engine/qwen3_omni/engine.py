@@ -16,11 +16,12 @@ import torch
 
 from omni_rt.config import Settings
 from omni_rt.engine.api import Capabilities, EngineError, EngineListener, SessionSettings
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
 from omni_rt.engine.qwen3_omni.eight_bit import EightBit
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
 from omni_rt.engine.qwen3_omni.model import Omni, load, loading_bar
-from omni_rt.engine.qwen3_omni.needs import Needs, Place, cache_tokens, fast, needs, place, quantisation, smaller
+from omni_rt.engine.qwen3_omni.needs import Needs, Place, backend, cache_tokens, needs, place, quantisation, smaller
 from omni_rt.engine.qwen3_omni.parts import Parts
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
@@ -98,7 +99,11 @@ class QwenEngine:
         where = place(qwen)
         device, dtype = where.device, where.dtype
         narrow = quantisation(qwen, where)
-        _check_memory(self._settings, where, needs(self._settings, where, narrow))
+        wanted = needs(self._settings, where, narrow)
+        if where.fast and find_spec("triton") is None:
+            raise EngineError("no_triton", "qwen.machine 'fast' needs Triton: pip install triton, or set it to 'plain'")
+        attention = backend(self._settings, where, wanted)
+        _check_memory(self._settings, where, wanted)
         if device.type == "cpu":  # the server's own process needs a core, too
             torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
         tokenizer = self._tokenizer(qwen.weights)
@@ -108,12 +113,11 @@ class QwenEngine:
             torch.set_num_threads(1)
         spec = omni.spec
         tokens = cache_tokens(self._settings, spec)
+        decoders = [spec.text] if spec.talker is None else [spec.text, spec.talker.decoder]
         pools = [
-            KVPool(decoder, tokens=tokens, device=device, dtype=dtype)
-            for decoder in (spec.text, spec.talker.decoder if spec.talker is not None else None)
-            if decoder is not None
+            KVPool(decoder, tokens=tokens, page=attention.page, device=device, dtype=dtype) for decoder in decoders
         ]
-        machine = self._machine(omni, pools, narrow)
+        machine = self._machine(omni, pools, attention, narrow, fast=where.fast)
         parts = Parts(
             settings=qwen,
             omni=omni,
@@ -130,11 +134,9 @@ class QwenEngine:
             parts.check(SessionSettings(voice=qwen.voice))
         return parts
 
-    def _machine(self, omni: Omni, pools: list[KVPool], narrow: EightBit) -> Machine:
-        if not fast(self._settings.qwen, omni.device, omni.dtype):
-            return PlainMachine(omni)
-        if find_spec("triton") is None:
-            raise EngineError("no_triton", "qwen.machine 'fast' needs Triton: pip install triton, or set it to 'plain'")
+    def _machine(self, omni: Omni, pools: list[KVPool], attention: Backend, narrow: EightBit, *, fast: bool) -> Machine:
+        if not fast:
+            return PlainMachine(omni, backend=attention)
         from omni_rt.engine.qwen3_omni.fast_machine import FastMachine
 
         begun = time.monotonic()
@@ -143,6 +145,7 @@ class QwenEngine:
                 omni,
                 pools[0],
                 pools[1] if len(pools) > 1 else None,
+                backend=attention,
                 lines=self._settings.server.max_sessions,
                 audio_window_s=self._settings.qwen.audio_window_s,
                 eight_bit=narrow,

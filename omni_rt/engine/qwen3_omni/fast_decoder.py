@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
 from omni_rt.engine.qwen3_omni.decoder import Decoder, DecoderLayer
 from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit, Held, for_many, for_one, held
 from omni_rt.engine.qwen3_omni.experts import MixtureOfExperts
@@ -21,7 +22,6 @@ from omni_rt.engine.qwen3_omni.kernels.experts_many import mix_many
 from omni_rt.engine.qwen3_omni.kernels.experts_one import mix_one
 from omni_rt.engine.qwen3_omni.kernels.heads import angles, prepare
 from omni_rt.engine.qwen3_omni.kernels.norm import norm
-from omni_rt.engine.qwen3_omni.kernels.paged_attention import attend
 from omni_rt.engine.qwen3_omni.kernels.vector import empty, product
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import GatedMLP
@@ -153,11 +153,12 @@ class Layer:
 
 
 class FastDecoder:
-    """Shares a decoder's weights, and its layers' keys and values with a pool."""
+    """Shares a decoder's weights, and its layers' keys and values with a pool; `backend` attends."""
 
-    def __init__(self, decoder: Decoder, pool: KVPool, eight_bit: EightBit = NOTHING) -> None:
+    def __init__(self, decoder: Decoder, pool: KVPool, backend: Backend, eight_bit: EightBit = NOTHING) -> None:
         device = decoder.norm.weight.device
         self.pool = pool
+        self.backend = backend
         self.layers = [Layer.of(cast(DecoderLayer, layer), eight_bit) for layer in decoder.layers]
         self._norm = decoder.norm.weight
         self._eps = decoder.norm.eps
@@ -171,13 +172,13 @@ class FastDecoder:
         the dtype of the weights. deepstack [d, n, hidden] is added after the first d layers."""
         captured = None
         turn = angles(given.positions, self._frequencies, self._axis)
+        attend = self.backend.captured(self.pool, bucket, given)
         for number, layer in enumerate(self.layers):
             keys, values = self.pool.keys[number], self.pool.values[number]
             queries = prepare(
                 layer.project(x), layer.query_norm, layer.key_norm, layer.eps, turn, given.slots, keys, values
             )
-            read = {"page": self.pool.page, "block": bucket.block, "splits": bucket.splits}
-            layer.finish(x, attend(queries, keys, values, given.reading, **read).flatten(1))
+            layer.finish(x, attend(queries, keys, values).flatten(1))
             if capture == number + 1:
                 captured = x.to(self._norm.dtype, copy=True)
             if deepstack is not None and number < len(deepstack):

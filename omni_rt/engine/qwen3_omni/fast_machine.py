@@ -16,6 +16,8 @@ from torch import Tensor
 
 from omni_rt.engine.api import EngineError, Pcm
 from omni_rt.engine.qwen3_omni.attention import Span
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
+from omni_rt.engine.qwen3_omni.backends.triton import Triton
 from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit, for_many, for_one, held, hold_experts
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_talker import FastTalker, Heard
@@ -46,7 +48,7 @@ _CANDIDATES = 64
 
 class FastMachine:
     """Shares the weights of `omni`, which must be on a CUDA device in bfloat16 to be fast. `pool` and `talker_pool` are
-    those of the sessions' caches."""
+    those of the sessions' caches; `backend` attends over them, the Triton kernel where none is given."""
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class FastMachine:
         pool: KVPool,
         talker_pool: KVPool | None,
         *,
+        backend: Backend | None = None,
         lines: int = 64,
         batches: Sequence[int] = BATCHES,
         rows: Sequence[int] = ROWS,
@@ -68,11 +71,12 @@ class FastMachine:
         if eight_bit.experts:
             hold_experts(omni)
         thinker, most = omni.thinker, max(*rows, *batches)
+        backend = backend or Triton()
         self._omni, self._device = omni, device
         self._graphs = Graphs(device)
         self._accept = thinker.accept_layer
         progress("thinker")
-        self._decoder = FastDecoder(thinker.model.language_model, pool, eight_bit)
+        self._decoder = FastDecoder(thinker.model.language_model, pool, backend, eight_bit)
         self._embed = thinker.model.language_model.embed_tokens.weight
         self._head = held(thinker.lm_head.weight, eight_bit.head)
         dtype, width, vocab = self._embed.dtype, spec.text.hidden, spec.text.vocab
@@ -83,7 +87,9 @@ class FastMachine:
         )
         self._batches, self._most_rows = list(batches), max(rows)
         self._buckets = [Bucket(n, 1, n) for n in batches], [Bucket(n, BLOCK, max(batches)) for n in rows]
-        self._memory = PassMemory(pool, most=most, sequences=max(batches), fields=("token", "given"), device=device)
+        self._memory = PassMemory(
+            pool, most=most, sequences=max(batches), fields=("token", "given"), device=device, tables=backend.tables
+        )
         for bucket in (*self._buckets[0], *self._buckets[1]):
             self._graphs.add(("read", bucket), partial(self._read_step, bucket))
 
@@ -100,7 +106,7 @@ class FastMachine:
         if omni.talker is not None and talker_pool is not None:
             progress("talker")
             self._talker = FastTalker(
-                omni, talker_pool, self._graphs, slots=lines, batches=batches, rows=[*rows, 2 * max(rows)],
+                omni, talker_pool, self._graphs, backend, slots=lines, batches=batches, rows=[*rows, 2 * max(rows)],
                 talking=talking, predicting=predicting, embedded=self._embedded, accepted=self._accepted,
                 eight_bit=eight_bit,
             )  # fmt: skip

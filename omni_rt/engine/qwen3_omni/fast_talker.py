@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.attention import Span
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
 from omni_rt.engine.qwen3_omni.eight_bit import EightBit
 from omni_rt.engine.qwen3_omni.fast_code2wav import FastCode2Wav, SoundState
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
@@ -62,6 +64,7 @@ class FastTalker:
         omni: Omni,
         pool: KVPool,
         graphs: Graphs,
+        backend: Backend,
         *,
         slots: int,
         batches: Sequence[int],
@@ -78,7 +81,7 @@ class FastTalker:
         assert code2wav is not None
         self._talker, self._code2wav, self._graphs = talker, code2wav, graphs
         self._embed = omni.thinker.model.language_model.embed_tokens.weight
-        self._decoder = FastDecoder(talker.model, pool, eight_bit)
+        self._decoder = FastDecoder(talker.model, pool, backend, eight_bit)
         self._predictor = FastPredictor(talker.code_predictor, most=max(batches), eight_bit=eight_bit)
         device = omni.device
         self._device = device
@@ -104,9 +107,10 @@ class FastTalker:
         self._out_host = torch.zeros(self._out.shape, dtype=torch.int16, pin_memory=device.type == "cuda")
         self._tail = torch.zeros(1, code2wav.lookahead, dtype=torch.int16, device=device)
         fields = ("kind", "token", "first", "slot", *(f"uniform{n}" for n in range(_GROUPS)))
-        self._frame_memory = PassMemory(pool, most=most, sequences=most, fields=fields, device=device)
+        room: dict[str, Any] = {"sequences": most, "device": device, "tables": backend.tables}
+        self._frame_memory = PassMemory(pool, most=most, fields=fields, **room)
         self._listen_buckets = [Bucket(n, BLOCK, most) for n in rows]
-        self._listen_memory = PassMemory(pool, most=max(rows), sequences=most, fields=("kind", "source"), device=device)
+        self._listen_memory = PassMemory(pool, most=max(rows), fields=("kind", "source"), **room)
         for bucket in self._listen_buckets:
             graphs.add(("listen", bucket.rows), self._listening(bucket))
         for batch in self._batches:

@@ -13,6 +13,8 @@ from omni_rt.engine.qwen3_omni.spec import DecoderSpec
 
 Page = NewType("Page", int)
 """Number of a page in its pool; its rows are the slots [number * page, (number + 1) * page)."""
+PAGE = 64
+"""Tokens of a page where nothing asks for others."""
 
 
 class CacheFull(EngineError):
@@ -40,7 +42,7 @@ class KVPool:
         spec: DecoderSpec,
         *,
         tokens: int,
-        page: int = 64,
+        page: int = PAGE,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -65,6 +67,11 @@ class KVPool:
     @property
     def free_tokens(self) -> int:
         return len(self._free) * self.page
+
+    @property
+    def most_pages(self) -> int:
+        """Of the longest sequence that there can be."""
+        return min(self.pages, -(-self.context // self.page))
 
     @property
     def bytes(self) -> int:

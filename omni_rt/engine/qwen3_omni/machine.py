@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from omni_rt.engine.api import EngineError, Pcm
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
+from omni_rt.engine.qwen3_omni.backends.sdpa import Sdpa
 from omni_rt.engine.qwen3_omni.code2wav import Code2WavState
 from omni_rt.engine.qwen3_omni.decoder import Deepstack, Span
 from omni_rt.engine.qwen3_omni.layers import numbers, upload
@@ -58,16 +60,21 @@ class _PlainLine:
 
 
 class PlainMachine:
-    """The modules as they are."""
+    """The modules as they are; `backend`, PyTorch's attention where none is given, becomes that of their decoders."""
 
     def __init__(
         self,
         omni: Omni,
         *,
+        backend: Backend | None = None,
         talking: SamplingParams = TALKER,
         predicting: SamplingParams = PREDICTOR,
     ) -> None:
         self._omni = omni
+        backend = backend or Sdpa()
+        omni.thinker.model.language_model.backend = backend
+        if omni.talker is not None:
+            omni.talker.model.backend = backend
         self._fixed = omni.talker.fixed_rows(omni.thinker.embed) if omni.talker is not None else None
         self._device = omni.device
         self._talking = talking

@@ -10,6 +10,8 @@ import torch
 
 from omni_rt.config import QwenSettings, Settings
 from omni_rt.engine.api import EngineError
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
+from omni_rt.engine.qwen3_omni.backends.choose import choose, page_of
 from omni_rt.engine.qwen3_omni.checkpoint import read_headers, read_spec
 from omni_rt.engine.qwen3_omni.eight_bit import EVERYTHING, NOTHING, EightBit, copies
 from omni_rt.engine.qwen3_omni.fast_needs import FastNeeds, fast_needs
@@ -22,7 +24,6 @@ from omni_rt.engine.qwen3_omni.weights import free_memory, plan
 _RELEASED = "random:30b-a3b"
 # Cache for transcripts, whose forks need pages of their own, beside the sessions' contexts.
 _SPARE_TOKENS = 2048
-_PAGE = 64
 _LEAST_CONTEXT = 512
 # Of the GPUs that convert FP8 numbers themselves.
 _FP8_SINCE = (8, 9)
@@ -30,10 +31,12 @@ _FP8_SINCE = (8, 9)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the model would run. `name` of a GPU; `free` bytes, None where the system does not say."""
+    """Where the model would run, and whether by the fast machine. `name` of a GPU; `free` bytes, None where the system
+    does not say."""
 
     device: torch.device
     dtype: torch.dtype
+    fast: bool
     name: str
     free: int | None
 
@@ -41,13 +44,16 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Needs:
     """Bytes of all weights and of all caches, in numbers of `dtype` but for what is in 8 bit; `tokens` is what the
-    caches hold, all sessions together. `machine` is None for the plain one, whose work is not counted."""
+    caches hold, all sessions together, in pages of `page`. `head_dims` are those of the decoders that have caches.
+    `machine` is None for the plain one, whose work is not counted."""
 
     dtype: torch.dtype
     eight_bit: EightBit
     weights: int
     caches: int
     tokens: int
+    page: int
+    head_dims: tuple[int, ...]
     machine: FastNeeds | None
 
     @property
@@ -74,8 +80,8 @@ class Needs:
     def room(self, free: int) -> int:
         """How many tokens the caches can hold in `free` bytes beside all the rest, in whole pages; below zero if not
         even the rest fits."""
-        each = self.caches // (self.tokens + _PAGE)
-        return ((free - (self.bytes - self.caches)) // each // _PAGE - 1) * _PAGE
+        each = self.caches // (self.tokens + self.page)
+        return ((free - (self.bytes - self.caches)) // each // self.page - 1) * self.page
 
 
 def place(qwen: QwenSettings) -> Place:
@@ -85,7 +91,9 @@ def place(qwen: QwenSettings) -> Place:
     by_default = torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}.get(qwen.dtype, by_default)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return Place(device, dtype, name, free)
+    fit = device.type == "cuda" and dtype == torch.bfloat16
+    fast = qwen.machine == "fast" or (qwen.machine == "auto" and fit)
+    return Place(device, dtype, fast, name, free)
 
 
 def quantisation(qwen: QwenSettings, place: Place) -> EightBit:
@@ -108,16 +116,10 @@ def quantisation(qwen: QwenSettings, place: Place) -> EightBit:
     raise EngineError("no_fp8", f"qwen.quantisation 'fp8' cannot be had: {cause}; {remedy}, or set it to 'none'")
 
 
-def fast(qwen: QwenSettings, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the machine will be the fast one."""
-    fit = device.type == "cuda" and dtype == torch.bfloat16
-    return qwen.machine == "fast" or (qwen.machine == "auto" and fit)
-
-
 def released(settings: Settings) -> Needs:
     """Of a released model on a GPU."""
     eight_bit = EVERYTHING if settings.qwen.quantisation == "fp8" else NOTHING
-    return _needs(settings, torch.device("cuda"), torch.bfloat16, _RELEASED, eight_bit)
+    return _needs(settings, torch.bfloat16, _RELEASED, eight_bit, fast=settings.qwen.machine != "plain")
 
 
 def needs(settings: Settings, where: Place, eight_bit: EightBit = NOTHING) -> Needs:
@@ -125,7 +127,7 @@ def needs(settings: Settings, where: Place, eight_bit: EightBit = NOTHING) -> Ne
 
     Raises EngineError as `model.load` does, for everything that can be told without reading weights.
     """
-    return _needs(settings, where.device, where.dtype, settings.qwen.weights, eight_bit)
+    return _needs(settings, where.dtype, settings.qwen.weights, eight_bit, fast=where.fast)
 
 
 def smaller(settings: Settings, wanted: Needs, free: int) -> str:
@@ -136,7 +138,7 @@ def smaller(settings: Settings, wanted: Needs, free: int) -> str:
     if settings.qwen.cache_tokens:
         return f"qwen.cache_tokens={tokens}"
     found = [f"qwen.cache_tokens={tokens} for all sessions together"]
-    context = (tokens - _SPARE_TOKENS) // sessions // _PAGE * _PAGE
+    context = (tokens - _SPARE_TOKENS) // sessions // wanted.page * wanted.page
     if context >= _LEAST_CONTEXT:
         found.insert(0, f"qwen.context_tokens={context}")
     own = (wanted.tokens - _SPARE_TOKENS) // sessions
@@ -149,7 +151,15 @@ def cache_tokens(settings: Settings, spec: OmniSpec) -> int:
     """What the caches hold, all sessions together, in whole pages."""
     context = min(settings.qwen.context_tokens, spec.text.context)
     tokens = settings.qwen.cache_tokens or settings.server.max_sessions * context + _SPARE_TOKENS
-    return -(-tokens // _PAGE) * _PAGE
+    page = page_of(settings.qwen.attention)
+    return -(-tokens // page) * page
+
+
+def backend(settings: Settings, where: Place, wanted: Needs) -> Backend:
+    """What attends. Raises EngineError as `choose` does."""
+    return choose(
+        settings.qwen.attention, fast=where.fast, device=where.device, dtype=where.dtype, head_dims=wanted.head_dims
+    )
 
 
 def check_tokenizer(qwen: QwenSettings) -> None:
@@ -158,7 +168,7 @@ def check_tokenizer(qwen: QwenSettings) -> None:
         Tokenizer.from_folder(Path(qwen.weights))
 
 
-def _needs(settings: Settings, device: torch.device, dtype: torch.dtype, source: str, eight_bit: EightBit) -> Needs:
+def _needs(settings: Settings, dtype: torch.dtype, source: str, eight_bit: EightBit, *, fast: bool) -> Needs:
     chance = RandomSource.parse(source)
     spec = read_spec(Path(source)) if chance is None else chance.spec()
     with torch.device("meta"):
@@ -170,11 +180,11 @@ def _needs(settings: Settings, device: torch.device, dtype: torch.dtype, source:
     numbers = sum(decoder.kv_bytes_per_token for decoder in decoders) // 2
     shape(model, dtype, eight_bit)
     weights = sum(parameter.nbytes for parameter in model.parameters()) + copies(model, model.heads, eight_bit)
-    spare = _PAGE  # a page of each cache is never handed out
-    caches = (tokens + spare) * numbers * dtype.itemsize
-    kernels = fast(settings.qwen, device, dtype)
-    machine = fast_needs(model, dtype, settings.server.max_sessions) if kernels else None
-    return Needs(dtype, eight_bit, weights, caches, tokens, machine)
+    page = page_of(settings.qwen.attention)
+    caches = (tokens + page) * numbers * dtype.itemsize  # a page of each is never handed out
+    head_dims = tuple(decoder.head_dim for decoder in decoders)
+    machine = fast_needs(model, dtype, settings.server.max_sessions) if fast else None
+    return Needs(dtype, eight_bit, weights, caches, tokens, page, head_dims, machine)
 
 
 def _device(name: str) -> torch.device:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.attention import Span
-from omni_rt.engine.qwen3_omni.kernels.paged_attention import Reading
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 
 Numbers = NDArray[np.int32]
@@ -44,6 +43,36 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What the rows of a pass see, int32 on the device.
+
+    `lengths` [n]: keys a row sees, 0 for a row that is none. Of every block [b]: its `first` row, how many (`counts`,
+    0 for a block that is none), the keys its first row sees (`begins`), and where its sequence's pages begin
+    (`starts`) in `pages`.
+    """
+
+    lengths: Tensor
+    first: Tensor
+    counts: Tensor
+    begins: Tensor
+    starts: Tensor
+    pages: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the sequences of a pass hold, int32 on the device.
+
+    `rows` and `keys` [sequences + 1]: running sums, from 0; a sequence that is none has neither. `pages` [sequences,
+    most pages of one]: 0 behind its own.
+    """
+
+    rows: Tensor
+    keys: Tensor
+    pages: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """A bucket's view of the memory: positions float32 [3, rows], slots int32 [rows], and each named field int32
     [rows]."""
@@ -51,33 +80,45 @@ class Pass:
     positions: Tensor
     slots: Tensor
     reading: Reading
+    tables: Tables | None
     fields: Mapping[str, Tensor]
 
 
 class PassMemory:
     """For passes of up to `most` rows of up to `sequences` sequences over one pool. Rows beyond those given are none:
-    they write to the pool's spare page and see nothing."""
+    they write to the pool's spare page and see nothing. `tables`: whether the passes hold `Tables`."""
 
-    def __init__(self, pool: KVPool, *, most: int, sequences: int, fields: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self,
+        pool: KVPool,
+        *,
+        most: int,
+        sequences: int,
+        fields: Sequence[str],
+        device: torch.device,
+        tables: bool = False,
+    ) -> None:
         self.pool = pool
         self._fields = tuple(fields)
         self._device = device
+        self._tables = tables
         self._room = 2 * pool.pages + sequences
         largest = Bucket(most, BLOCK, sequences)
         most_blocks = max(largest.blocks, most)
-        size = (len(fields) + 5) * most + 4 * most_blocks + self._room
+        size = (len(fields) + 5) * most + 4 * most_blocks + sum(self._table_sizes(sequences)) + self._room
         self._numbers = torch.zeros(size, dtype=torch.int32, device=device)
 
     def view(self, bucket: Bucket) -> Pass:
-        n, b = bucket.rows, bucket.blocks
-        sizes = [n] * len(self._fields) + [n, n, 3 * n, b, b, b, b]
-        *fields, slots, lengths, positions, first, counts, begins, starts, pages = torch.split(
+        n, b, s = bucket.rows, bucket.blocks, bucket.sequences
+        sizes = [n] * len(self._fields) + [n, n, 3 * n, b, b, b, b, *self._table_sizes(s)]
+        *fields, slots, lengths, positions, first, counts, begins, starts, rows, keys, table, pages = torch.split(
             self._numbers, [*sizes, len(self._numbers) - sum(sizes)]
         )
         return Pass(
             positions=positions.view(torch.float32).view(3, n),
             slots=slots,
             reading=Reading(lengths, first, counts, begins, starts, pages),
+            tables=Tables(rows, keys, table.view(s, self.pool.most_pages)) if self._tables else None,
             fields=dict(zip(self._fields, fields, strict=True)),
         )
 
@@ -92,14 +133,16 @@ class PassMemory:
         sequences share are too many."""
         n, b = bucket.rows, bucket.blocks
         rows = sum(span.rows for span in spans)
-        head = np.zeros((len(self._fields) + 5) * n + 4 * b, np.int32)
+        tables = self._table_sizes(bucket.sequences)
+        head = np.zeros((len(self._fields) + 5) * n + 4 * b + sum(tables), np.int32)
         for number, name in enumerate(self._fields):
             given = fields[name]
             head[number * n : number * n + len(given)] = given
         at = len(self._fields) * n
         slots, lengths = head[at : at + n], head[at + n : at + 2 * n]
         places = head[at + 2 * n : at + 5 * n].view(np.float32).reshape(3, n)
-        first, counts, begins, starts = head[at + 5 * n :].reshape(4, b)
+        at += 5 * n
+        first, counts, begins, starts = head[at : at + 4 * b].reshape(4, b)
         slots[:] = self.pool.spare
         places[:, :rows] = positions
         pages: list[NDArray[np.int32]] = []
@@ -119,7 +162,39 @@ class PassMemory:
             row, block, page = row + count, own.stop, page + len(used)
         if page > self._room:
             raise EngineError("busy", f"the sequences of a pass have {page} pages; there is room for {self._room}")
+        if self._tables:
+            _tabulate(bucket, spans, pages, np.split(head[at + 4 * b :], np.cumsum(tables[:-1])))
         upload_into(self._numbers, np.concatenate([head, *pages]))
+
+    def _table_sizes(self, sequences: int) -> tuple[int, int, int]:
+        """Of the fields of `Tables`, flat."""
+        if not self._tables:
+            return 0, 0, 0
+        return sequences + 1, sequences + 1, sequences * self.pool.most_pages
+
+
+def single(pool: KVPool, spans: Sequence[Span], *, tables: bool) -> tuple[Bucket, Pass]:
+    """A pass of just these spans, whose room is reserved, in memory of its own and without positions."""
+    rows = sum(span.rows for span in spans)
+    bucket = Bucket(rows, 1 if rows == len(spans) else BLOCK, len(spans))
+    device = pool.keys.device
+    memory = PassMemory(pool, most=rows, sequences=len(spans), fields=(), device=device, tables=tables)
+    memory.write(bucket, spans, np.zeros((3, rows), np.float32), {})
+    return bucket, memory.view(bucket)
+
+
+def _tabulate(
+    bucket: Bucket, spans: Sequence[Span], pages: Sequence[NDArray[np.int32]], parts: Sequence[NDArray[np.int32]]
+) -> None:
+    """Fills `Tables`, whose fields are `parts`, flat."""
+    rows, keys, flat = parts
+    table = flat.reshape(bucket.sequences, -1)
+    rows[1 : len(spans) + 1] = np.cumsum([span.rows for span in spans])
+    keys[1 : len(spans) + 1] = np.cumsum([span.cache.length + span.rows for span in spans])
+    for sums in (rows, keys):
+        sums[len(spans) + 1 :] = sums[len(spans)]
+    for line, used in zip(table, pages, strict=False):
+        line[: len(used)] = used
 
 
 def upload_into(target: Tensor, values: NDArray[np.int32]) -> None:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from omni_rt.engine.qwen3_omni.attention import Span, attend, planned
+from omni_rt.engine.qwen3_omni.attention import Span, planned, write
+from omni_rt.engine.qwen3_omni.backends.sdpa import Sdpa
 from omni_rt.engine.qwen3_omni.code2wav import Code2Wav
 from omni_rt.engine.qwen3_omni.code2wav_layers import Snake
 from omni_rt.engine.qwen3_omni.code_predictor import CodePredictorModel
@@ -25,12 +26,12 @@ from omni_rt.engine.qwen3_omni.kernels.experts_one import mix_one
 from omni_rt.engine.qwen3_omni.kernels.few_keys import attend_few
 from omni_rt.engine.qwen3_omni.kernels.heads import angles, prepare
 from omni_rt.engine.qwen3_omni.kernels.norm import norm
-from omni_rt.engine.qwen3_omni.kernels.paged_attention import Reading
 from omni_rt.engine.qwen3_omni.kernels.paged_attention import attend as attend_paged
 from omni_rt.engine.qwen3_omni.kernels.snake import snake
 from omni_rt.engine.qwen3_omni.kernels.vector import product
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import GatedMLP, RMSNorm, Rotary, Rotation
+from omni_rt.engine.qwen3_omni.passes import Reading
 from omni_rt.engine.qwen3_omni.random_weights import RandomSource
 from omni_rt.engine.qwen3_omni.sampler import SamplingParams, SamplingRows, choose
 from omni_rt.engine.qwen3_omni.spec import DecoderSpec, OmniSpec
@@ -153,7 +154,7 @@ def test_attention_over_pages(block: int) -> None:
     twin.values.copy_(pool.values)
     with planned([Span(cache, count) for cache, count in zip(caches, counts, strict=True)]) as plan:
         q, k, v = layer.self_attn.project(x, rotation)
-        expected = attend(plan, 0, q, k, v)
+        expected = Sdpa().eager(plan)(q, *write(plan, 0, k, v))
     attention = layer.self_attn
     mixed = torch.cat([F.linear(x, p.weight) for p in (attention.q_proj, attention.k_proj, attention.v_proj)], dim=1)
     turn = angles(positions, rotary._frequencies, rotary._axis)

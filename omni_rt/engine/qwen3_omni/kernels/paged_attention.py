@@ -7,31 +7,13 @@ leaves a partial result, the sum of weights and the largest score; `_combine` pu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the rows of a pass see, int32 on the device.
-
-    `lengths` [n]: keys a row sees, 0 for a row that is none. Of every block [b]: its `first` row, how many (`counts`,
-    0 for a block that is none), the keys its first row sees (`begins`), and where its sequence's pages begin
-    (`starts`) in `pages`.
-    """
-
-    lengths: Tensor
-    first: Tensor
-    counts: Tensor
-    begins: Tensor
-    starts: Tensor
-    pages: Tensor
+from omni_rt.engine.qwen3_omni.passes import Reading
 
 
 @triton.jit
