@@ -276,7 +276,7 @@ def test_sound_of_replies_of_different_ages() -> None:
     """Several in a batch, in slots of any order; one begins anew on the way; each ends as the plain one does."""
     of = spec().code2wav
     assert of is not None
-    decoder = filled(Code2Wav(replace(of, window=6)))
+    decoder = filled(Code2Wav(replace(of, window=6, upsampling_ratios=(2, 2), upsample_rates=(4, 3))))
     assert isinstance(decoder, Code2Wav)
     for module in decoder.modules():
         if isinstance(module, Snake):
