@@ -22,6 +22,7 @@ from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit, for_many, for
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_talker import FastTalker, Heard
 from omni_rt.engine.qwen3_omni.graphs import Graphs
+from omni_rt.engine.qwen3_omni.kernels.choose import choose
 from omni_rt.engine.qwen3_omni.kernels.vector import empty, product
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import numbers
@@ -35,15 +36,10 @@ from omni_rt.engine.qwen3_omni.sampler import (
     TALKER,
     THINKER,
     SamplingParams,
-    SamplingRows,
-    probabilities,
-    sample,
 )
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ROWS = (16, 32, 64, 128, 256, 512)
-# Tokens of the thinker that can be chosen: its top-k is smaller, and what is equal to the last of these is rare.
-_CANDIDATES = 64
 
 
 class FastMachine:
@@ -258,6 +254,8 @@ class FastMachine:
             self._deepstack.index_fill_(1, at, 0)
         for span in spans:
             span.cache.commit(span.rows)
+        if alone:
+            return list(self._hidden[:rows].clone())
         last = numbers([end - 1 for end in starts[1:]], self._device)
         return list(self._hidden.index_select(0, last))
 
@@ -298,42 +296,23 @@ class FastMachine:
         torch.stack(list(hidden), out=self._choosing[:count])
         packed = np.zeros((batch, 4), np.float32)
         packed[:, 0] = 1.0
-        for row, choice in zip(packed, choices, strict=False):
+        sets = packed.view(np.int32)[:, 3]
+        for n, choice in enumerate(choices):
             params = thinker_params(choice)
-            row[:] = (
-                params.temperature or 1.0,
-                params.temperature == 0,
-                choice.uniform,
-                TOKEN_SETS.index(choice.allowed),
-            )
+            packed[n, :3] = params.temperature or 1.0, params.temperature == 0, choice.uniform
+            sets[n] = TOKEN_SETS.index(choice.allowed)
         upload_into(self._choice.view(-1), packed.view(np.int32).ravel())
         self._graphs.run(("choose", batch))
 
     def _choose_step(self, batch: int) -> None:
-        packed = self._choice[:batch].view(torch.float32)
-        temperature, greedy, uniform, allowed = packed.unbind(1)
         hidden, head = self._choosing[:batch], for_one(self._head)
         if batch == 1 and isinstance(head, Quantised):
-            logits = product(hidden, head, out=empty(hidden, len(head))).float()
+            logits = product(hidden, head, out=empty(hidden, len(head)))
         else:
-            logits = torch.nn.functional.linear(hidden, for_many(self._head)).float()
-        logits = logits.masked_fill(self._banned.index_select(0, allowed.long()), -torch.inf)
-        best, tokens = logits.topk(_CANDIDATES)
-        # in the order of the vocabulary, as the plain path draws
-        tokens, order = tokens.sort()
-        best = best.gather(1, order)
-        rows = SamplingRows(
-            temperature=temperature[:, None],
-            top_k=torch.full_like(tokens[:, :1], THINKER.top_k),
-            tail=torch.full_like(temperature[:, None], 1 - THINKER.top_p),
-            penalty=torch.ones_like(temperature[:, None]),
-            greedy=greedy[:, None] != 0,
-            largest_k=THINKER.top_k,
-            any_top_p=THINKER.top_p < 1,
-            all_greedy=False,
-        )
-        chosen = sample(probabilities(best, rows), uniform).clamp(max=_CANDIDATES - 1)
-        self._tokens[:batch] = tokens.gather(1, chosen[:, None])[:, 0]
+            logits = torch.nn.functional.linear(hidden, for_many(self._head))
+        tail = 1 - THINKER.top_p if THINKER.top_p < 1 else -1.0
+        rows, out = self._choice[:batch], self._tokens[:batch]
+        choose(logits, rows, self._banned, out, top_k=THINKER.top_k, tail=tail)
 
     # -- speaking
 

@@ -20,6 +20,7 @@ from omni_rt.engine.qwen3_omni.decoder import DecoderLayer
 from omni_rt.engine.qwen3_omni.experts import MixtureOfExperts
 from omni_rt.engine.qwen3_omni.fast_code2wav import FastCode2Wav, SoundState
 from omni_rt.engine.qwen3_omni.fast_window import FastWindow
+from omni_rt.engine.qwen3_omni.kernels.choose import choose as choose_large
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
 from omni_rt.engine.qwen3_omni.kernels.experts_many import mix_many
 from omni_rt.engine.qwen3_omni.kernels.experts_one import mix_one
@@ -223,6 +224,35 @@ PARAMS = [
     SamplingParams(temperature=0.0, top_k=5),
     SamplingParams(temperature=0.5, top_k=1000, top_p=0.0, repetition_penalty=2.0),
 ]
+
+
+@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize(("top_k", "top_p"), [(20, 0.95), (1, 1.0), (50, 0.3)])
+def test_choosing_from_a_large_vocabulary(
+    coarse: bool, top_k: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some parts have nothing that may come, some too many that are equal to be kept."""
+    monkeypatch.setattr(Tensor, "sort", lambda values: torch.sort(values, stable=True))
+    rng = np.random.default_rng(5)
+    vocab, batch = 3 * 4096 - 100, 4
+    banned = torch.from_numpy(rng.random((3, vocab)) < 0.3).to(DEVICE)
+    banned[1, 4096:8192] = True
+    params = [SamplingParams(temperature, top_k, top_p) for temperature in (0.6, 1.0, 0.0, 1.4)]
+    for number in range(6):
+        logits = drawn(batch, vocab, seed=number, scale=3.0)
+        if coarse:
+            logits = logits.mul(16).round() / 16
+            logits[:, 9000:9300] = -1.0
+        sets = torch.from_numpy(rng.integers(0, 3, batch)).to(DEVICE)
+        uniform = torch.from_numpy(rng.random(batch).astype(np.float32)).to(DEVICE)
+        rows = SamplingRows.of(params, DEVICE)
+        expected = choose(logits, rows, uniform, suppressed=banned[sets])
+        packed = torch.stack([rows.temperature[:, 0], rows.greedy[:, 0].float(), uniform, uniform], 1).view(torch.int32)
+        packed[:, 3] = sets
+        chosen = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
+        tail = 1 - top_p if top_p < 1 else -1.0
+        choose_large(logits, packed, banned, chosen, top_k=top_k, tail=tail)
+        assert chosen.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("coarse", [False, True])

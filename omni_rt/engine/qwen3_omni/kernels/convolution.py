@@ -51,18 +51,19 @@ class Replies:
 
 
 @triton.jit
-def _column(x, past, slot, reply, at, count, inner, PAST: tl.constexpr):
-    """Where the inputs of column `at` lie, which is in the past if it is negative."""
+def _column(x, past, slot, reply, at, count, inner, kept):
+    """Where the inputs of column `at` lie, which is among the `kept` ones of the past if it is negative."""
     here = x + (reply.to(tl.int64) * count + at) * inner
-    before = past + (slot * PAST + PAST + at) * inner
+    before = past + (slot * kept + kept + at) * inner
     return tl.where(at >= 0, here, before)
 
 
-@triton.jit
+# Numbers that differ from layer to layer and from batch to batch make no kernels of their own: start waits for each.
+@triton.jit(do_not_specialize=["rows", "count", "channels", "ahead", "taps", "dilation", "rate"])
 def _convolve(
     x, past, slots, frames, weight, bias, alpha, beta, residual, raw, active,
-    rows, count, inner, outer, channels, ahead,
-    TAPS: tl.constexpr, DILATION: tl.constexpr, PAST: tl.constexpr, RATE: tl.constexpr, ACTIVATION: tl.constexpr,
+    rows, count, inner, outer, channels, ahead, taps, dilation, rate,
+    PAST: tl.constexpr, ACTIVATION: tl.constexpr,
     RESIDUAL: tl.constexpr, RAW: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -74,15 +75,16 @@ def _convolve(
     part = tl.arange(0, STEP)
     chunks = tl.cdiv(inner, STEP)
     made = tl.zeros([ROWS, COLS], tl.float32)
-    for step in range(TAPS * chunks):
+    kept = (taps - 1) * dilation
+    for step in range(taps * chunks):
         tap = step // chunks
         at = (step % chunks) * STEP + part
         if PAST:
-            source = _column(x, past, slot, reply, column - (TAPS - 1 - tap) * DILATION, count, inner, PAST)
+            source = _column(x, past, slot, reply, column - kept + tap * dilation, count, inner, kept)
         else:
             source = x + row.to(tl.int64) * inner
         given = tl.load(source[:, None] + at[None, :], mask=live[:, None] & (at < inner)[None, :], other=0.0)
-        place = weight + (col.to(tl.int64)[None, :] * TAPS + tap) * inner + at[:, None]
+        place = weight + (col.to(tl.int64)[None, :] * taps + tap) * inner + at[:, None]
         tile = tl.load(place, mask=(at < inner)[:, None] & (col < outer)[None, :], other=0.0)
         made = tl.dot(given, tile, made, input_precision="ieee")
     made += tl.load(bias + col, mask=col < outer, other=0.0).to(tl.float32)[None, :]
@@ -92,7 +94,7 @@ def _convolve(
         made += tl.load(residual + target, mask=mask, other=0.0).to(tl.float32)
     if ahead > 0:
         begun = tl.load(frames + reply, mask=live, other=1) > 0
-        late = column[:, None] * RATE + (col // channels)[None, :] >= ahead
+        late = column[:, None] * rate + (col // channels)[None, :] >= ahead
         made = tl.where(begun[:, None] | late, made, 0.0)
     if RAW:
         tl.store(raw + target, made.to(raw.dtype.element_ty), mask=mask)
@@ -140,7 +142,7 @@ def convolve(
     _convolve[(triton.cdiv(rows, tall), triton.cdiv(outer, wide))](
         x, x if past is None else past, replies.slots, replies.frames, of.weight, of.bias, alpha, beta,
         x if residual is None else residual, before, after, rows, count, inner, outer, channels, ahead,
-        TAPS=taps, DILATION=of.dilation, PAST=of.past, RATE=of.rate,
+        taps, of.dilation, of.rate, PAST=taps > 1,
         ACTIVATION=_SNAKE if snake is not None else _GELU if gelu else _NONE,
         RESIDUAL=residual is not None, RAW=raw, ROWS=tall, COLS=wide, STEP=64 if inner % 64 == 0 else 32,
         num_warps=8 if tall * wide >= 8192 else 4, num_stages=3 if tall * wide >= 4096 else 5,
@@ -150,16 +152,13 @@ def convolve(
 
 def _tile(rows: int, outer: int) -> tuple[int, int]:
     """Rows and outputs of a program: as many as leave enough programs."""
-    tall = 16 if rows <= 16 else 32
-    for size in ((128, 64), (64, 64), (64, 32), (32, 32)):
-        if size[0] > max(16, triton.next_power_of_2(rows)):
-            continue
-        if triton.cdiv(rows, size[0]) * triton.cdiv(outer, size[1]) >= _ENOUGH:
-            return size
-    return tall, 32 if triton.cdiv(rows, tall) * triton.cdiv(outer, 32) >= _ENOUGH else 16
+    for tall, wide in ((128, 64), (64, 32), (32, 32)):
+        if tall <= max(32, rows) and triton.cdiv(rows, tall) * triton.cdiv(outer, wide) >= _ENOUGH:
+            return tall, wide
+    return 32, 16
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _keep(x, past, slots, count, inner, PAST: tl.constexpr, KEPT: tl.constexpr, COLS: tl.constexpr):
     reply = tl.program_id(0)
     col = tl.program_id(1) * COLS + tl.arange(0, COLS)
@@ -191,7 +190,7 @@ def keep(x: Tensor, past: Tensor, replies: Replies) -> None:
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _depthwise(
     x, past, slots, weight, bias, scale, shift, out, count, inner, eps, TAPS: tl.constexpr, PAST: tl.constexpr,
     COLS: tl.constexpr,
@@ -231,7 +230,7 @@ def depthwise(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "ahead"])
 def _speak(
     x, past, slots, frames, weight, bias, out, count, inner, ahead, TAPS: tl.constexpr, ROWS: tl.constexpr,
     COLS: tl.constexpr,

@@ -14,13 +14,58 @@ from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
 
 
 @triton.jit
-def _ordered(x):
+def ordered(x):
     """Integers in the order of the floats."""
     bits = x.to(tl.int32, bitcast=True)
     return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
 
 
 @triton.jit
+def drawn(x, at, vocab, temperature, top_k, tail, greedy, uniform):
+    """Which of the adjusted logits `x`, at the places `at`, comes: `sampler.choose` of one row."""
+    best = tl.max(x, 0)
+    likeliest = tl.min(tl.where(x == best, at, vocab), 0)
+    x = x / temperature
+
+    key = ordered(x)
+    wanted = top_k.to(tl.int32)
+    # 64 bits, so that a sum of two does not overflow
+    low = tl.min(key, 0).to(tl.int64)
+    if wanted > 0:
+        high = tl.max(key, 0).to(tl.int64)
+        while low < high:
+            middle = (low + high + 1) >> 1
+            enough = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), 0) >= wanted
+            low = tl.where(enough, middle, low)
+            high = tl.where(enough, high, middle - 1)
+    kept = (key >= low.to(tl.int32)) & (x > float("-inf"))
+    chance = tl.where(kept, tl.exp(x - tl.max(x, 0)), 0.0)
+    droppable = tail * tl.sum(chance, 0)
+    if droppable >= 0:
+        # the smallest value up to which more than the tail's share lies
+        low = tl.min(tl.where(kept, key, 2147483647), 0).to(tl.int64)
+        high = tl.max(key, 0).to(tl.int64)
+        while low < high:
+            middle = (low + high) >> 1
+            beyond = tl.sum(tl.where(key <= middle.to(tl.int32), chance, 0.0), 0) > droppable
+            high = tl.where(beyond, middle, high)
+            low = tl.where(beyond, low, middle + 1)
+        cut = low.to(tl.int32)
+        edge = kept & (key == cut)
+        below = tl.sum(tl.where(key < cut, chance, 0.0), 0)
+        each = tl.max(tl.where(edge, chance, 0.0), 0)
+        gone = tl.floor((droppable - below) / each).to(tl.int32)
+        many = tl.sum(edge.to(tl.int32), 0)
+        gone = tl.where(cut == tl.max(key, 0), tl.minimum(gone, many - 1), gone)
+        chance = tl.where((key < cut) | (edge & (tl.cumsum(edge.to(tl.int32), 0) <= gone)), 0.0, chance)
+    cumulated = tl.cumsum(chance, 0)
+    u = uniform * tl.sum(chance, 0)
+    code = tl.min(tl.where((cumulated > u) & (chance > 0), at, vocab), 0)
+    code = tl.where(greedy | (code >= vocab), likeliest, code)
+    return code
+
+
+@triton.jit(do_not_specialize=["uniform_stride", "uniform_at", "code_stride", "code_at"])
 def _draw(
     logits, seen, suppressed, temperature, top_k, tail, penalty, greedy, uniform, codes, table, embedded, total,
     vocab, hidden, uniform_stride, uniform_at, code_stride, code_at,
@@ -41,45 +86,10 @@ def _draw(
         x = tl.where(known, tl.where(x < 0, x * factor, x / factor), x)
     if SUPPRESSED:
         x = tl.where(tl.load(suppressed + at, mask=inside, other=0) != 0, float("-inf"), x)
-    best = tl.max(x, 0)
-    likeliest = tl.min(tl.where(x == best, at, vocab), 0)
-    x = x / tl.load(temperature + row)
-
-    key = _ordered(x)
-    wanted = tl.load(top_k + row).to(tl.int32)
-    # 64 bits, so that a sum of two does not overflow
-    low = tl.min(key, 0).to(tl.int64)
-    if wanted > 0:
-        high = tl.max(key, 0).to(tl.int64)
-        while low < high:
-            middle = (low + high + 1) >> 1
-            enough = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), 0) >= wanted
-            low = tl.where(enough, middle, low)
-            high = tl.where(enough, high, middle - 1)
-    kept = (key >= low.to(tl.int32)) & (x > float("-inf"))
-    chance = tl.where(kept, tl.exp(x - tl.max(x, 0)), 0.0)
-    droppable = tl.load(tail + row) * tl.sum(chance, 0)
-    if droppable >= 0:
-        # the smallest value up to which more than the tail's share lies
-        low = tl.min(tl.where(kept, key, 2147483647), 0).to(tl.int64)
-        high = tl.max(key, 0).to(tl.int64)
-        while low < high:
-            middle = (low + high) >> 1
-            beyond = tl.sum(tl.where(key <= middle.to(tl.int32), chance, 0.0), 0) > droppable
-            high = tl.where(beyond, middle, high)
-            low = tl.where(beyond, low, middle + 1)
-        cut = low.to(tl.int32)
-        edge = kept & (key == cut)
-        below = tl.sum(tl.where(key < cut, chance, 0.0), 0)
-        each = tl.max(tl.where(edge, chance, 0.0), 0)
-        gone = tl.floor((droppable - below) / each).to(tl.int32)
-        many = tl.sum(edge.to(tl.int32), 0)
-        gone = tl.where(cut == tl.max(key, 0), tl.minimum(gone, many - 1), gone)
-        chance = tl.where((key < cut) | (edge & (tl.cumsum(edge.to(tl.int32), 0) <= gone)), 0.0, chance)
-    cumulated = tl.cumsum(chance, 0)
-    u = tl.load(uniform + row * uniform_stride + uniform_at) * tl.sum(chance, 0)
-    code = tl.min(tl.where((cumulated > u) & (chance > 0), at, vocab), 0)
-    code = tl.where((tl.load(greedy + row) != 0) | (code >= vocab), likeliest, code)
+    code = drawn(
+        x, at, vocab, tl.load(temperature + row), tl.load(top_k + row), tl.load(tail + row), tl.load(greedy + row) != 0,
+        tl.load(uniform + row * uniform_stride + uniform_at),
+    )  # fmt: skip
     tl.store(codes + row * code_stride + code_at, code.to(tl.int64))
     dims = tl.arange(0, HIDDEN)
     within = dims < hidden

@@ -36,7 +36,7 @@ def _pick(
     tl.store(weights + row * TOP + slot, weight, mask=slot < TOP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def _sort(chosen, order, starts, pairs, BLOCK: tl.constexpr):
     expert = tl.program_id(0)
     at = tl.arange(0, BLOCK)
@@ -64,7 +64,7 @@ def _read(source, mask, KIND: tl.constexpr):
     return tile
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _open(
     x, weight, scale, order, starts, out, width, inner, blocks,
     TOP: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SCALED: tl.constexpr,
@@ -98,7 +98,7 @@ def _open(
     tl.store(target, opened.to(out.dtype.element_ty), mask=(place < end)[:, None] & (outs < inner)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def _close(
     opened, weight, scale, order, starts, weights, out, width, inner, blocks,
     ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, SCALED: tl.constexpr,

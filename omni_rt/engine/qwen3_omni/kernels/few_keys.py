@@ -28,7 +28,7 @@ def _turned(source, weight, cos, sin, at, inside, eps, DIM: tl.constexpr):
     return (left * c - right * s).to(kind).to(tl.float32), (right * c + left * s).to(kind).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["position"])
 def _attend(
     mixed, query_norm, key_norm, cos, sin, keys, values, out, position, eps, scale,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, GROUP: tl.constexpr,

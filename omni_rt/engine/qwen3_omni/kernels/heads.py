@@ -10,7 +10,7 @@ from torch import Tensor
 from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _angles(positions, frequencies, axis, cos, sin, rows, half, HALF: tl.constexpr):
     row = tl.program_id(0)
     at = tl.arange(0, HALF)

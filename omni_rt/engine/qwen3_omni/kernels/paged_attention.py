@@ -16,11 +16,11 @@ from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
 from omni_rt.engine.qwen3_omni.passes import Reading
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _attend(
-    queries, keys, values, first, counts, begins, starts, pages, partial, largest, sums, scale,
+    queries, keys, values, first, counts, begins, starts, pages, partial, largest, sums, scale, splits,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, DIMS: tl.constexpr, GROUP: tl.constexpr,
-    TILE: tl.constexpr, PAGE: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
+    TILE: tl.constexpr, PAGE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
@@ -36,7 +36,7 @@ def _attend(
     begin = tl.load(begins + block)
     table = pages + tl.load(starts + block)
     length = begin + count - 1
-    each = tl.cdiv(tl.cdiv(length, PAGE), SPLITS)
+    each = tl.cdiv(tl.cdiv(length, PAGE), splits)
 
     at = tl.arange(0, TILE)
     own = at // GROUP
@@ -68,7 +68,7 @@ def _attend(
         made = made * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         top = higher
 
-    spot = ((row + own).to(tl.int64) * HEADS + query_head) * SPLITS + split
+    spot = ((row + own).to(tl.int64) * HEADS + query_head) * splits + split
     tl.store(largest + spot, top, mask=live)
     tl.store(sums + spot, total, mask=live)
     tl.store(partial + spot[:, None] * DIM + dims[None, :], made, mask=mask)
@@ -117,8 +117,8 @@ def attend(
     dims = max(16, triton.next_power_of_2(dim))
     _attend[(len(reading.first), kv, splits)](
         queries, keys, values, reading.first, reading.counts, reading.begins, reading.starts, reading.pages,
-        partial, largest, sums, dim**-0.5,
-        HEADS=heads, KV=kv, DIM=dim, DIMS=dims, GROUP=group, TILE=tile, PAGE=page, SPLITS=splits,
+        partial, largest, sums, dim**-0.5, splits,
+        HEADS=heads, KV=kv, DIM=dim, DIMS=dims, GROUP=group, TILE=tile, PAGE=page,
         num_warps=4 if tile <= 64 else 8, num_stages=3 if tile <= 64 else 2,
         **dependent(queries),
     )  # fmt: skip
