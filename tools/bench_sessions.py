@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,9 +84,13 @@ def run(parts: Parts, count: int, seconds: float, *, camera: bool) -> list[Row]:
     first = [answer.first_ms for answer in answers if answer.first_ms is not None]
     late = sum(answer.underruns() for answer in answers)
     name = f"camera_{count}" if camera else f"{count}"
-    failed = sum(answer.first_ms is None for answer in answers) + len(errors)
+    reasons = Counter(answer.error or "no sound" for answer in answers if answer.first_ms is None)
+    reasons += Counter(str(error) for error in errors)
+    failed = reasons.total()
     p95 = np.percentile(first or [0], 95)
     print(f"  {name}: {len(first)} replies, p95 {p95:.1f} ms, {late} underruns, {failed} failed", flush=True)
+    for reason, times in reasons.items():
+        print(f"    {times} x {reason}", flush=True)
     return [
         Row.of(f"first_packet_{name}", "ms", first),
         Row(f"underruns_{name}", "replies' pauses", len(answers), value=late),

@@ -59,6 +59,7 @@ def engine(
     **settings: Any,
 ) -> tuple[Parts, float]:
     """The parts of an engine whose caches hold `tokens`, and the seconds it took from weights to captured graphs."""
+    _speak_on(omni)
     spec, shape = omni.spec, {"tokens": tokens, "device": omni.device, "dtype": omni.dtype}
     pool = KVPool(spec.text, **shape)
     assert spec.talker is not None
@@ -88,6 +89,14 @@ def engine(
         frames_per_second=1.0,
     )
     return parts, took
+
+
+def _speak_on(omni: Omni) -> None:
+    """Random weights would end what they say at random moments: here they do not."""
+    talker = omni.talker
+    assert talker is not None
+    before, ends = talker._suppressed, torch.arange(talker.vocab, device=omni.device) == talker.codec.eos
+    talker._suppressed = lambda: before() | ends  # type: ignore[method-assign]
 
 
 @dataclass

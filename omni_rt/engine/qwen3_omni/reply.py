@@ -55,7 +55,7 @@ _TOKEN_S = 0.03
 _PASS_S = 0.04
 # So much work that is due soon is a crowd: then a reply is first heard of when it has two frames, since the second may
 # take longer than the first lasts.
-_CROWD = 3
+_CROWD = 2
 Put = Callable[[Chunk], None]
 
 
