@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from omni_rt.config import Settings, cache_dir
+from omni_rt.engine.qwen3_omni.backends.backend import Backend
+from omni_rt.engine.qwen3_omni.eight_bit import EightBit
 from omni_rt.engine.qwen3_omni.engine import QwenEngine
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.machine import Machine, PlainMachine
@@ -50,7 +52,7 @@ class HeldQwen(QwenEngine):
         super().__init__(settings, ModelStore(cache_dir()))
         self._before = before
 
-    def _machine(self, omni: Omni, pools: list[KVPool]) -> Machine:
+    def _machine(self, omni: Omni, pools: list[KVPool], attention: Backend, narrow: EightBit, *, fast: bool) -> Machine:
         return HeldMachine(omni, self._before)
 
 
