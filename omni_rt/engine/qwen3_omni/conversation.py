@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -26,7 +25,8 @@ from omni_rt.engine.api import (
 from omni_rt.engine.qwen3_omni import pieces
 from omni_rt.engine.qwen3_omni.context import Turn
 from omni_rt.engine.qwen3_omni.heard import Pace
-from omni_rt.engine.qwen3_omni.parts import Parts
+from omni_rt.engine.qwen3_omni.marks import Marks, Place
+from omni_rt.engine.qwen3_omni.parts import Parts, told
 from omni_rt.engine.qwen3_omni.reply import PREFILL_ROWS, Reply
 from omni_rt.engine.qwen3_omni.requests import Read, Request, Result
 from omni_rt.engine.qwen3_omni.room import Room
@@ -36,7 +36,6 @@ from omni_rt.engine.qwen3_omni.utterance import Utterance
 
 log = logging.getLogger(__name__)
 
-_KEPT_MARKS = 16
 _KEPT_REPLIES = 32
 # Seconds after which it is due to listen and to prefill while nobody waits for it.
 _PREFILL_S = 0.5
@@ -48,15 +47,6 @@ class Tells(Protocol):
     def transcript(self, transcript: Transcript) -> None: ...
 
     def error(self, error: EngineError) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """The turns at a mark, and the utterance that was open then, as a copy that nobody feeds."""
-
-    turns: tuple[Turn, ...]
-    utterance: Utterance | None
-    frame: Rgb | None
 
 
 class Conversation:
@@ -78,7 +68,7 @@ class Conversation:
         self._waiting: list[Turn] = []
         self._reply: Reply | None = None
         self._replies: OrderedDict[int, Reply] = OrderedDict()
-        self._marks: OrderedDict[int, _Place] = OrderedDict()
+        self._marks = Marks()
         self._transcripts = Transcripts(parts, self.context, tells.transcript)
         self._room = Room(self.context, self._system, parts.context_tokens, parts.settings.max_reply_tokens)
         # Changes of what lies before the reply in the making; the caches it goes on from stay until it is over.
@@ -127,7 +117,7 @@ class Conversation:
             self._written(turn, text, (self._frame,))
             self._frame = None
         else:
-            turn.pieces = self._text(role, text)
+            turn.pieces = self._parts.text(role, text)
         self._add(turn)
 
     def append_tool_result(self, call_id: str, output: str, item_id: str) -> None:
@@ -141,10 +131,7 @@ class Conversation:
         utterance.turn.item_id = item_id
         utterance.close()
         self._pending.append(utterance)
-        if self._parts.settings.transcripts:
-            self._transcripts.ask(utterance, item_id)
-        else:
-            self._transcripts.done(item_id)
+        self._transcripts.ask(utterance, item_id)
 
     def discard(self) -> None:
         utterance, self._utterance = self._utterance, None
@@ -158,16 +145,10 @@ class Conversation:
         turns = [*self.context.turns, *self._waiting]
         if utterance is not None and self._utterance is not None:
             turns = [turn for turn in turns if turn is not self._utterance.turn]
-        self._marks[serial] = _Place(tuple(turns), utterance, self._frame)
-        while len(self._marks) > _KEPT_MARKS:
-            self._marks.popitem(last=False)
+        self._marks.set(serial, Place(tuple(turns), utterance, self._frame))
 
     def rollback(self, serial: int) -> None:
-        place = self._marks.get(serial)
-        if place is None:
-            raise EngineError("unknown_mark", f"mark {serial} was never set, or is void by now")
-        for later in [other for other in self._marks if other > serial]:
-            del self._marks[later]
+        place = self._marks.back_to(serial)
         kept = {id(turn) for turn in place.turns}
         self._remove({id(turn) for turn in [*self.context.turns, *self._waiting] if id(turn) not in kept})
         self._frame = self._frame if self._frame is not None else place.frame
@@ -194,8 +175,7 @@ class Conversation:
             self._room.check(for_reply=True)
             reply.begin(self, self._settings)
         except Exception as error:
-            told = _told(error)
-            reply.fail(told.code, str(told))
+            reply.fail_of(told(error))
             self._replied()
 
     def cancel(self, generation: int) -> None:
@@ -297,7 +277,7 @@ class Conversation:
             self._replied()
 
     def failed(self, error: Exception) -> None:
-        told, doing, self._doing = _told(error), self._doing, None
+        cause, doing, self._doing = told(error), self._doing, None
         reply = self._reply
         if isinstance(doing, Transcription):
             self._transcripts.drop([doing], lost=True)
@@ -308,9 +288,9 @@ class Conversation:
         elif reply is None:
             self._stuck = self.context.rows
         if reply is None:
-            self._tells.error(told)
+            self._tells.error(cause)
         else:
-            reply.fail(told.code, str(told))
+            reply.fail_of(cause)
             self._replied()
 
     # -- inside
@@ -419,9 +399,6 @@ class Conversation:
             log.info("the context is full (%d tokens): the oldest turns leave", self.context.rows)
             self._remove({id(turn) for turn in oldest}, lost=True)
 
-    def _text(self, role: Role, text: str) -> list[pieces.Piece]:
-        return [pieces.text(self._parts.prompt.turn(role, text))] if text else []
-
     def _written(self, turn: Turn, text: str, images: Sequence[Rgb], audio: Pcm | None = None) -> Utterance:
         """Make what was written, shown and said the content of a user turn."""
         utterance = Utterance(self._parts, self.context, turn, self._prior)
@@ -436,13 +413,10 @@ class Conversation:
 
     def _called(self, call: ToolCall) -> list[pieces.Piece]:
         """All rows of an assistant's turn with one more call; takes the last turn in if it is the assistant's."""
-        prompt, turns = self._parts.prompt, self.context.turns
-        said: tuple[int, ...] = ()
-        if turns and turns[-1].role == "assistant" and turns[-1].pieces:
-            said = tuple(token for piece in turns.pop().pieces for token in piece.ids)
-            said = (*said[len(prompt.assistant_open) : -len(prompt.assistant_close)], *prompt.text("\n"))
-        ids = (*prompt.assistant_open, *said, *prompt.call(call.name, call.arguments), *prompt.assistant_close)
-        return [pieces.text(ids)]
+        turns = self.context.turns
+        last = turns.pop() if turns and turns[-1].role == "assistant" and turns[-1].pieces else None
+        before = [token for piece in last.pieces for token in piece.ids] if last is not None else []
+        return [pieces.text(self._parts.prompt.turn_with_call(before, call.name, call.arguments))]
 
     def _take_up(self, item: ContextItem, known: Turn | None) -> None:
         if item.call is not None:
@@ -458,13 +432,5 @@ class Conversation:
             if item.audio is not None and not item.text and self._parts.settings.transcripts:
                 self._transcripts.ask(said, item.id)
         else:
-            turn = Turn(item.role, self._text(item.role, item.text.strip()), item.id)
+            turn = Turn(item.role, self._parts.text(item.role, item.text.strip()), item.id)
         self._add(turn)
-
-
-def _told(error: Exception) -> EngineError:
-    """What is told of a failure; one that no step should have is logged with its traceback."""
-    if isinstance(error, EngineError):
-        return error
-    log.error("the engine failed", exc_info=error)
-    return EngineError("engine_failed", f"{type(error).__name__}: {error}")

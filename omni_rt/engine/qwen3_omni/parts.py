@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from omni_rt.engine.api import EngineError, Rgb, SessionSettings
-from omni_rt.engine.qwen3_omni import pictures
+from omni_rt.engine.api import EngineError, Rgb, Role, SessionSettings
+from omni_rt.engine.qwen3_omni import pictures, pieces
 from omni_rt.engine.qwen3_omni.audio_stream import AudioStream
 from omni_rt.engine.qwen3_omni.context import Context
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
@@ -25,6 +26,8 @@ from omni_rt.engine.qwen3_omni.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # a benchmark needs no validated settings, and so no pydantic
     from omni_rt.config import QwenSettings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,10 @@ class Parts:
         window_s = self.settings.audio_window_s
         return AudioStream(self.omni.thinker.model.audio_tower, window_s=window_s, prior=prior)
 
+    def text(self, role: Role, text: str) -> list[pieces.Piece]:
+        """A turn of text; none of an empty one."""
+        return [pieces.text(self.prompt.turn(role, text))] if text else []
+
     @property
     def budget(self) -> PictureBudget:
         return PictureBudget(self.settings.frame_tokens, self.settings.turn_frame_tokens)
@@ -102,3 +109,11 @@ class Parts:
         values = upload(patches.values, self.device).to(self.omni.dtype)
         features, deepstack = self.omni.thinker.model.visual.encode(values, patches.grids)
         return Seen(patches.token_grid, features, deepstack)
+
+
+def told(error: Exception) -> EngineError:
+    """What is told of a failure; one that no step should have is logged with its traceback."""
+    if isinstance(error, EngineError):
+        return error
+    log.error("the engine failed", exc_info=error)
+    return EngineError("engine_failed", f"{type(error).__name__}: {error}")

@@ -100,6 +100,13 @@ class Prompt:
         call = f'\n{{"name": {_quoted(name)}, "arguments": {arguments.strip() or "{}"}}}\n'
         return self._ids(MARKERS["<tool_call>"], call, MARKERS["</tool_call>"])
 
+    def turn_with_call(self, turn: Sequence[int], name: str, arguments: str) -> Ids:
+        """All of an assistant's turn, which may be empty, with one more call at its end."""
+        said: Ids = ()
+        if turn:
+            said = (*turn[len(self.assistant_open) : -len(self.assistant_close)], *self.text("\n"))
+        return (*self.assistant_open, *said, *self.call(name, arguments), *self.assistant_close)
+
     def forced_prefix(self, choice: str, tools: Sequence[Tool]) -> Ids:
         """What a reply begins with, given to the model instead of sampled, so that it makes the chosen call.
 

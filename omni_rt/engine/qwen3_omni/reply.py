@@ -19,6 +19,7 @@ from omni_rt.engine.api import (
     CallDelta,
     Chunk,
     EndReason,
+    EngineError,
     Pcm,
     ReplyEnd,
     RespondOptions,
@@ -154,6 +155,9 @@ class Reply:
 
     def fail(self, code: str, message: str) -> None:
         self._finish("failed", f"{code}: {message}")
+
+    def fail_of(self, error: EngineError) -> None:
+        self.fail(error.code, str(error))
 
     def end(self, reason: EndReason) -> None:
         """The last chunk; whatever was written stays in the context."""

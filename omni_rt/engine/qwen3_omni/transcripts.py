@@ -32,6 +32,10 @@ class Transcripts:
             transcription.close()
 
     def ask(self, utterance: Utterance, item_id: str) -> None:
+        """Where none are wanted, it is told as not understood at once."""
+        if not self._parts.settings.transcripts:
+            self.done(item_id)
+            return
         self._asked.append(Transcription(self._parts, utterance, item_id))
 
     def due(self, reply: Reply | None, now: float) -> Transcription | None:
