@@ -69,7 +69,7 @@ class QwenSettings(Section):
     )
     voice: str = Field("", description="voice of sessions that name none; empty: Ethan, else the model's first")
     audio_window_s: Literal[1, 2, 8] = Field(2, description="seconds of speech encoded together; 8: the offline result")
-    context_tokens: int = Field(32_768, ge=512, le=65_536, description="context per session")
+    context_tokens: int = Field(24_576, ge=512, le=65_536, description="context per session")
     cache_tokens: int = Field(
         0, ge=0, le=10_000_000, description="context of all sessions together; 0 gives each its whole context"
     )

@@ -263,7 +263,7 @@ def test_what_the_released_models_take_on_a_gpu() -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        (),
+        ("qwen.context_tokens=32768",),
         ("server.max_sessions=64", "qwen.context_tokens=4096"),
         ("server.max_sessions=2", "qwen.context_tokens=65536"),
         ("qwen.cache_tokens=200000",),
