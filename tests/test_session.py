@@ -1,4 +1,4 @@
-"""The session: what it tells client and engine, turn by turn; every event is checked against openai's own types."""
+"""The session: what it tells client and engine, turn by turn."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
 
 from omni_rt.config import Settings, validate
 from omni_rt.engine.api import CallDelta, EngineLost
@@ -19,8 +17,6 @@ from omni_rt.session.commands import read_events
 from omni_rt.session.moments import Moments
 from omni_rt.session.session import Session
 from tests.support.scripted import KeptTransport, ScriptedEars, ScriptedEngine, ScriptedEngineSession
-
-ADAPTER: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
 
 TURN = [
     "input_audio_buffer.speech_started",
@@ -108,9 +104,6 @@ async def stage() -> AsyncIterator[Stage]:
     stage = await open_stage()
     yield stage
     await stage.session.close("test over")
-    for event in stage.transport.events:
-        ADAPTER.validate_python(event, strict=False)
-        assert "event_id" in event
 
 
 async def test_one_turn_in_the_protocols_order(stage: Stage) -> None:

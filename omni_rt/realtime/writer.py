@@ -27,8 +27,12 @@ class EventWriter:
     def __init__(self, send: Send) -> None:
         self._send = send
 
+    def event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """An event, not sent. Every event that leaves the server is made here."""
+        return {"type": kind, "event_id": new_id("event"), **fields}
+
     def emit(self, kind: str, **fields: Any) -> None:
-        self._send({"type": kind, "event_id": new_id("event"), **fields})
+        self._send(self.event(kind, **fields))
 
     def error(self, error: WireError) -> None:
         self.emit("error", error=error.body())
@@ -136,15 +140,14 @@ class ResponseWriter:
     def audio_delta(self, pcm: Pcm) -> dict[str, Any]:
         """The event that carries audio where there is no track."""
         assert self._message is not None
-        return {
-            "type": "response.output_audio.delta",
-            "event_id": new_id("event"),
-            "response_id": self.id,
-            "item_id": self._message.item_id,
-            "output_index": self._message.output_index,
-            "content_index": 0,
-            "delta": encode_pcm(pcm),
-        }
+        return self._events.event(
+            "response.output_audio.delta",
+            response_id=self.id,
+            item_id=self._message.item_id,
+            output_index=self._message.output_index,
+            content_index=0,
+            delta=encode_pcm(pcm),
+        )
 
     def close_message(self, status: Literal["completed", "incomplete"]) -> Item | None:
         """End the assistant's message; returns it as it stands."""
