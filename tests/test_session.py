@@ -355,3 +355,10 @@ def test_each_span_of_a_turn_is_told_once() -> None:
     assert moments.new_spans() == {"speech_end_to_turn_decided": 250.0}
     moments.mark("first_text", 1400.0)
     assert moments.new_spans() == {"speech_end_to_first_text": 400.0}
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+async def test_audio_formats_cannot_be_changed_where_audio_has_a_track(stage: Stage, side: str) -> None:
+    await stage.tell(type="session.update", session={"audio": {side: {"format": {"type": "audio/pcma"}}}})
+    error = stage.last("error")["error"]
+    assert (error["code"], error["param"]) == ("unsupported", f"session.audio.{side}.format")

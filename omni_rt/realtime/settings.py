@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from omni_rt.engine.api import Capabilities, EngineError, Tool
 from omni_rt.engine.tool_schema import check_tools
@@ -19,6 +19,31 @@ class WireModel(BaseModel):
 class PcmFormat(WireModel):
     type: Literal["audio/pcm"] = "audio/pcm"
     rate: Literal[24000] = 24000
+
+
+class PcmuFormat(WireModel):
+    """G.711 µ-law, 8 kHz."""
+
+    type: Literal["audio/pcmu"] = "audio/pcmu"
+
+
+class PcmaFormat(WireModel):
+    """G.711 A-law, 8 kHz."""
+
+    type: Literal["audio/pcma"] = "audio/pcma"
+
+
+def _format_tag(value: Any) -> Any:
+    """A format that does not say its type is PCM."""
+    return value.get("type", "audio/pcm") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+AudioFormat = Annotated[
+    Annotated[PcmFormat, Tag("audio/pcm")]
+    | Annotated[PcmuFormat, Tag("audio/pcmu")]
+    | Annotated[PcmaFormat, Tag("audio/pcma")],
+    Discriminator(_format_tag),
+]
 
 
 class ServerVad(WireModel):
@@ -51,14 +76,14 @@ class Transcription(WireModel):
 
 
 class InputAudio(WireModel):
-    format: PcmFormat = PcmFormat()
+    format: AudioFormat = PcmFormat()
     transcription: Transcription | None = Transcription()
     noise_reduction: dict[str, Any] | None = None
     turn_detection: TurnDetection | None = SemanticVad()
 
 
 class OutputAudio(WireModel):
-    format: PcmFormat = PcmFormat()
+    format: AudioFormat = PcmFormat()
     voice: str | dict[str, str] = ""
     speed: float = Field(1.0, ge=1.0, le=1.0)
 
@@ -122,10 +147,14 @@ class WireSession(WireModel):
 
 
 # These are replaced as a whole by an update; every other object merges field by field.
-REPLACED = {"audio.input.turn_detection", "audio.input.transcription", "audio.input.noise_reduction", "tool_choice"}
+REPLACED = {
+    *("audio.input.format", "audio.input.turn_detection", "audio.input.transcription", "audio.input.noise_reduction"),
+    *("audio.output.format", "audio.output.voice", "tool_choice", "truncation", "tracing", "prompt", "reasoning"),
+}
 SERVER_OWNED = ("id", "object", "expires_at")
 # What a validation error's path names beside fields: the member of a union that was tried.
 UNION_TAGS = {
+    *("audio/pcm", "audio/pcmu", "audio/pcma"),
     *("server_vad", "semantic_vad", "function", "FunctionChoice"),
     *("message", "function_call", "function_call_output"),
     *("input_text", "input_audio", "input_image", "output_text", "output_audio", "text"),
@@ -158,6 +187,19 @@ def _merge(current: dict[str, Any], update: Mapping[str, Any], path: str) -> dic
         else:
             merged[key] = value
     return merged
+
+
+def check_track_formats(session: WireSession) -> None:
+    """On WebRTC audio travels on tracks, as Opus. Raises WireError for a format that only events can carry."""
+    for side, audio in (("input", session.audio.input), ("output", session.audio.output)):
+        if not isinstance(audio.format, PcmFormat):
+            refuse_on_track(f"session.audio.{side}.format")
+
+
+def refuse_on_track(param: str) -> NoReturn:
+    raise WireError(
+        "unsupported", f"'{param}' can be set over WebSocket only; a WebRTC call negotiates its own codec.", param
+    )
 
 
 def wire_error(error: ValidationError, root: str) -> WireError:

@@ -10,8 +10,9 @@ from uuid import uuid4
 from omni_rt.core.conversation import Item, Speech, Text
 from omni_rt.engine.api import CallDelta, Pcm, ToolCall, Usage
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.items import encode_item, encode_part, encode_pcm
+from omni_rt.realtime.items import encode_item, encode_part
 from omni_rt.realtime.settings import WireSession
+from omni_rt.realtime.wire_audio import AudioEncoder
 
 Send = Callable[[dict[str, Any]], None]
 ResponseStatus = Literal["completed", "cancelled", "failed", "incomplete"]
@@ -101,6 +102,7 @@ class ResponseWriter:
         self._spoken = spoken
         self._session = session
         self._metadata = metadata
+        self._audio = AudioEncoder(session.audio.output.format)
         self._message: _OpenItem | None = None
         self._output: list[Item] = []
         self.finished = False
@@ -137,16 +139,21 @@ class ResponseWriter:
         kind = "response.output_audio_transcript.delta" if self._spoken else "response.output_text.delta"
         self._part_event(kind, delta=delta)
 
-    def audio_delta(self, pcm: Pcm) -> dict[str, Any]:
-        """The event that carries audio where there is no track."""
-        assert self._message is not None
+    def audio_delta(self, pcm: Pcm | None) -> dict[str, Any] | None:
+        """The event that carries audio where there is no track; with None for `pcm`, the last one. None if it would
+        carry nothing."""
+        if self._message is None:
+            return None
+        audio = self._audio.flush() if pcm is None else self._audio.feed(pcm)
+        if not audio:
+            return None
         return self._events.event(
             "response.output_audio.delta",
             response_id=self.id,
             item_id=self._message.item_id,
             output_index=self._message.output_index,
             content_index=0,
-            delta=encode_pcm(pcm),
+            delta=audio,
         )
 
     def close_message(self, status: Literal["completed", "incomplete"]) -> Item | None:
@@ -217,6 +224,7 @@ class ResponseWriter:
             "status_details": details,
             "output": [encode_item(item) for item in self._output],
             "output_modalities": ["audio" if self._spoken else "text"],
+            "audio": {"output": self._session.audio.output.model_dump(mode="json", include={"format", "voice"})},
             "max_output_tokens": self._session.max_output_tokens,
             "metadata": self._metadata,
             "usage": _usage(usage) if usage else None,

@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 from omni_rt.core.conversation import Item, Speech, Text, UnknownItem
-from omni_rt.media.resample import Resampler
 from omni_rt.realtime.client_events import (
     AnyEvent,
     AudioAppend,
@@ -24,8 +23,9 @@ from omni_rt.realtime.client_events import (
     parse,
 )
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.items import WIRE_RATE, decode_item, decode_pcm, encode_item
-from omni_rt.realtime.settings import merge
+from omni_rt.realtime.items import decode_item, encode_item
+from omni_rt.realtime.settings import check_track_formats, merge
+from omni_rt.realtime.wire_audio import AudioDecoder
 from omni_rt.realtime.writer import new_id
 from omni_rt.session.policy import duplex_policy, engine_settings
 from omni_rt.session.session import Session
@@ -67,7 +67,7 @@ async def read_events(session: Session) -> None:
 class _Commands:
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._resampler = Resampler(WIRE_RATE, 16_000)
+        self._decoder = AudioDecoder(session.wire.audio.input.format)
 
     async def do(self, event: AnyEvent) -> None:
         match event:
@@ -101,18 +101,22 @@ class _Commands:
     def _update(self, event: SessionUpdate) -> None:
         session = self._session
         wire = merge(session.wire, event.session, session.capabilities)
+        if session.transport is not None and session.transport.server_plays:
+            check_track_formats(wire)
         if session.replies.spoke and wire.voice != session.wire.voice:
             raise WireError(
                 "cannot_update_voice", "The voice is fixed once it was heard.", "session.audio.output.voice"
             )
         before, session.wire = session.wire, wire
+        if wire.audio.input.format != self._decoder.form:
+            self._decoder = AudioDecoder(wire.audio.input.format)
         if engine_settings(wire) != engine_settings(before) and session.link.session is not None:
             session.link.session.configure(engine_settings(wire))
         session.act(session.duplex.set_policy(duplex_policy(wire, session.settings.turn)))
         session.events.session("session.updated", wire)
 
     async def _append(self, event: AudioAppend) -> None:
-        pcm = self._resampler.feed(decode_pcm(event.audio, "audio"))
+        pcm = self._decoder.feed(event.audio, "audio")
         for start in range(0, len(pcm), APPEND_STEP):
             self._session.on_audio(pcm[start : start + APPEND_STEP], False)
             await asyncio.sleep(0)
@@ -129,10 +133,11 @@ class _Commands:
     async def _create_item(self, event: ItemCreate) -> None:
         session = self._session
         item_id, call_id = event.item.id or new_id("item"), new_id("call")
+        form = session.wire.audio.input.format
         if isinstance(event.item, MessageItem) and any(part.type != "input_text" for part in event.item.content):
-            item = await asyncio.to_thread(decode_item, event.item, item_id, call_id)
+            item = await asyncio.to_thread(decode_item, event.item, item_id, call_id, form)
         else:
-            item = decode_item(event.item, item_id, call_id)
+            item = decode_item(event.item, item_id, call_id, form)
         at_end = event.previous_item_id in (None, session.conversation.last_id())
         try:
             previous = session.conversation.add(item, event.previous_item_id)

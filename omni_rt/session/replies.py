@@ -18,6 +18,7 @@ from omni_rt.engine.api import (
     Chunk,
     EngineError,
     Mark,
+    Pcm,
     ReplyEnd,
     RespondOptions,
     TextDelta,
@@ -226,8 +227,8 @@ class Replies:
         if self._silenced is not None and not self._silenced.done():
             self._silenced.set_result(stream_ms)
 
-    def audio_event(self, generation: int, pcm: Any) -> dict[str, Any] | None:
-        """The event that carries a reply's audio over a transport without tracks."""
+    def audio_event(self, generation: int, pcm: Pcm | None) -> dict[str, Any] | None:
+        """The event that carries a reply's audio over a transport without tracks; None if there is nothing to carry."""
         reply = self._of(generation)
         return None if reply is None else reply.writer.audio_delta(pcm)
 
