@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import websockets
 
-from omni_rt.config import Settings
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
 from omni_rt.media.g711 import ALAW, ULAW
 from omni_rt.media.resample import resample
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.settings import AudioFormat, PcmaFormat, PcmFormat, PcmuFormat
 from omni_rt.realtime.wire_audio import AudioDecoder, AudioEncoder
-from tests.support.scripted_server import TONE_S, ScriptedServer, scripted_server, tone
+from tests.support.scripted_server import TONE_S, ScriptedServer, tone
+from tests.support.socket_talk import Talk
 from tests.support.speech import clip
 
 FORMATS: list[AudioFormat] = [PcmFormat(), PcmuFormat(), PcmaFormat()]
@@ -59,39 +57,13 @@ def test_half_a_sample_is_refused_by_name() -> None:
     assert (refused.value.code, refused.value.param) == ("invalid_audio", "audio")
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ScriptedServer]:
-    with scripted_server(Settings()) as running:
-        yield running
-
-
-class Talk:
-    def __init__(self, socket: websockets.ClientConnection) -> None:
-        self.socket = socket
-
-    async def send(self, kind: str, **fields: Any) -> None:
-        await self.socket.send(json.dumps({"type": kind, **fields}))
-
-    async def until(self, kind: str) -> list[dict[str, Any]]:
-        events: list[dict[str, Any]] = []
-        while not events or events[-1]["type"] != kind:
-            events.append(json.loads(await self.socket.recv()))
-        return events
-
-
-@pytest.fixture
-async def talk(server: ScriptedServer) -> AsyncIterator[Talk]:
-    async with websockets.connect(server.url.replace("http", "ws", 1) + "/v1/realtime") as socket:
-        yield Talk(socket)
-
-
 @pytest.mark.models
 @pytest.mark.parametrize(
     ("heard", "spoken"),
     [("audio/pcmu", "audio/pcma"), ("audio/pcma", "audio/pcmu"), ("audio/pcm", "audio/pcmu"), (None, "audio/pcm")],
 )
 async def test_each_direction_has_its_format(
-    server: ScriptedServer, talk: Talk, heard: str | None, spoken: str
+    tone_server: ScriptedServer, talk: Talk, heard: str | None, spoken: str
 ) -> None:
     """Real speech is found in what the client sends; the answer is a tone of the right pitch and length."""
     audio: dict[str, Any] = {"output": {"format": {"type": spoken}}}
@@ -121,17 +93,17 @@ async def test_each_direction_has_its_format(
     got, rate = _samples(sent, spoken)
     assert len(got) / rate == pytest.approx(TONE_S, abs=0.005)
     assert _loudest_hz(got, rate) == pytest.approx(440, abs=4)
-    fed = sum(call[1] for call in server.session.calls if call[0] == "append_audio")
+    fed = sum(call[1] for call in tone_server.session.calls if call[0] == "append_audio")
     assert fed > len(words) / 2
 
 
-async def test_audio_of_an_item_is_in_the_sessions_format(server: ScriptedServer, talk: Talk) -> None:
+async def test_audio_of_an_item_is_in_the_sessions_format(tone_server: ScriptedServer, talk: Talk) -> None:
     await talk.send("session.update", session={"audio": {"input": {"format": {"type": "audio/pcmu"}}}})
     second = base64.b64encode(ULAW.encode(np.zeros(8000, np.int16))).decode()
     item = {"type": "message", "role": "user", "content": [{"type": "input_audio", "audio": second}]}
     await talk.send("conversation.item.create", item=item)
     await talk.until("conversation.item.done")
-    (kept,) = next(iter(server.calls.places)).conversation
+    (kept,) = next(iter(tone_server.calls.places)).conversation
     assert [part.audio_ms for part in kept.parts if hasattr(part, "audio_ms")] == [1000]
 
 
@@ -146,11 +118,11 @@ async def test_other_formats_are_refused_by_name(talk: Talk, side: str, form: di
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
-async def test_a_call_negotiates_its_own_codec(server: ScriptedServer, side: str) -> None:
+async def test_a_call_negotiates_its_own_codec(tone_server: ScriptedServer, side: str) -> None:
     session = {"type": "realtime", "audio": {side: {"format": {"type": "audio/pcmu"}}}}
     async with httpx.AsyncClient() as http:
         answer = await http.post(
-            f"{server.url}/v1/realtime/calls", files={"sdp": (None, "v=0"), "session": (None, json.dumps(session))}
+            f"{tone_server.url}/v1/realtime/calls", files={"sdp": (None, "v=0"), "session": (None, json.dumps(session))}
         )
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == f"session.audio.{side}.format"

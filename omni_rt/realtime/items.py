@@ -10,7 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 from omni_rt.core.conversation import Item, Part, Picture, Speech, Text
 from omni_rt.engine.api import INPUT_RATE, Rgb, ToolCall
-from omni_rt.realtime.client_events import (
+from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.item_models import (
     AnyItem,
     CallItem,
     CallOutputItem,
@@ -19,11 +20,9 @@ from omni_rt.realtime.client_events import (
     InputImage,
     MessageItem,
     OutputAudio,
-    decode_base64,
 )
-from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.settings import AudioFormat
-from omni_rt.realtime.wire_audio import decode_clip
+from omni_rt.realtime.wire_audio import decode_base64, decode_clip
 
 MAX_PIXELS = 40_000_000
 

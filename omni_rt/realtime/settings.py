@@ -130,8 +130,7 @@ class WireSession(WireModel):
 
     @property
     def voice(self) -> str:
-        named = self.audio.output.voice
-        return named if isinstance(named, str) else named.get("id", "")
+        return voice_id(self.audio.output.voice)
 
     @property
     def speaks(self) -> bool:
@@ -153,11 +152,12 @@ REPLACED = {
 }
 SERVER_OWNED = ("id", "object", "expires_at")
 # What a validation error's path names beside fields: the member of a union that was tried.
-UNION_TAGS = {
+UNION_TAGS: set[str | int] = {
     *("audio/pcm", "audio/pcmu", "audio/pcma"),
     *("server_vad", "semantic_vad", "function", "FunctionChoice"),
-    *("message", "function_call", "function_call_output"),
+    *("message", "function_call", "function_call_output", "item_reference"),
     *("input_text", "input_audio", "input_image", "output_text", "output_audio", "text"),
+    *("str", "int", "bool", "float"),
 }
 
 
@@ -202,10 +202,14 @@ def refuse_on_track(param: str) -> NoReturn:
     )
 
 
+def _is_tag(part: str | int) -> bool:
+    return part in UNION_TAGS or str(part).startswith(("constrained-", "literal[", "dict["))
+
+
 def wire_error(error: ValidationError, root: str) -> WireError:
     """The first fault of a validation, with the field's path as `param`."""
     fault = error.errors(include_url=False)[0]
-    path = ".".join([root, *(str(part) for part in fault["loc"] if part not in UNION_TAGS)])
+    path = ".".join([root, *(str(part) for part in fault["loc"] if not _is_tag(part))])
     if fault["type"] == "extra_forbidden":
         return WireError("unknown_parameter", f"Unknown parameter: '{path}'.", path)
     if fault["type"] == "missing":
@@ -214,18 +218,33 @@ def wire_error(error: ValidationError, root: str) -> WireError:
 
 
 def _check(session: WireSession, capabilities: Capabilities) -> None:
-    if session.voice and session.voice not in capabilities.voices:
+    if session.voice:
+        check_voice(session.voice, capabilities, "session.audio.output.voice")
+    check_tool_set(session.tools, capabilities, "session.tools")
+
+
+def voice_id(named: str | Mapping[str, str]) -> str:
+    return named if isinstance(named, str) else named.get("id", "")
+
+
+def check_voice(voice: str, capabilities: Capabilities, param: str) -> None:
+    """Raises WireError for a voice that the engine does not have."""
+    if voice not in capabilities.voices:
         raise WireError(
             "invalid_value",
-            f"There is no voice {session.voice!r} here; there are: {', '.join(capabilities.voices)}.",
-            "session.audio.output.voice",
+            f"There is no voice {voice!r} here; there are: {', '.join(capabilities.voices)}.",
+            param,
         )
-    if session.tools and not capabilities.tools:
-        raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", "session.tools")
+
+
+def check_tool_set(tools: tuple[FunctionTool, ...], capabilities: Capabilities, param: str) -> None:
+    """Raises WireError for tools that cannot be called."""
+    if tools and not capabilities.tools:
+        raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", param)
     try:
-        check_tools(tools_of(session.tools))
+        check_tools(tools_of(tools))
     except EngineError as error:
-        raise WireError(error.code, f"{error}.", "session.tools") from error
+        raise WireError(error.code, f"{error}.", param) from error
 
 
 def tools_of(session_tools: tuple[FunctionTool, ...]) -> tuple[Tool, ...]:

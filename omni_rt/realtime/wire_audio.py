@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,13 +11,20 @@ import numpy as np
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
 from omni_rt.media.g711 import ALAW, G711, G711_RATE, ULAW
 from omni_rt.media.resample import Resampler, resample
-from omni_rt.realtime.client_events import decode_base64
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.settings import AudioFormat
 
 PCM_RATE = 24_000
 
 _LAWS: Mapping[str, G711] = {"audio/pcmu": ULAW, "audio/pcma": ALAW}
+
+
+def decode_base64(text: str, param: str) -> bytes:
+    """Raises WireError naming `param` when the text is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WireError("invalid_base64", f"'{param}' is not valid base64: {error}.", param) from error
 
 
 def wire_rate(form: AudioFormat) -> int:

@@ -35,6 +35,10 @@ class EventWriter:
     def emit(self, kind: str, **fields: Any) -> None:
         self._send(self.event(kind, **fields))
 
+    def send(self, event: dict[str, Any]) -> None:
+        """Send what `event` has made."""
+        self._send(event)
+
     def error(self, error: WireError) -> None:
         self.emit("error", error=error.body())
 
@@ -92,14 +96,20 @@ class _OpenItem:
 
 
 class ResponseWriter:
-    """The events of one reply. With `spoken` its text is the transcript of audio, otherwise it is plain text."""
+    """The events of one reply. `session` is the session as it holds for this reply; where it speaks, text is the
+    transcript of audio, otherwise it is plain text. Out of band, `conversation_id` is None."""
 
     def __init__(
-        self, events: EventWriter, session: WireSession, spoken: bool, metadata: dict[str, str] | None
+        self,
+        events: EventWriter,
+        session: WireSession,
+        metadata: dict[str, str] | None,
+        conversation_id: str | None,
     ) -> None:
         self.id = new_id("resp")
         self._events = events
-        self._spoken = spoken
+        self._spoken = session.speaks
+        self._conversation_id = conversation_id
         self._session = session
         self._metadata = metadata
         self._audio = AudioEncoder(session.audio.output.format)
@@ -128,7 +138,7 @@ class ResponseWriter:
         self._message = _OpenItem(new_id("item"), len(self._output), previous_id)
         item = Item(self._message.item_id, "message", "assistant", (), "in_progress")
         self._item_event("response.output_item.added", item)
-        self._events.item_added(item, previous_id)
+        self._conversation_event(self._events.item_added, item, previous_id)
         part = Speech("") if self._spoken else Text("")
         self._part_event("response.content_part.added", part=self._part(part))
         return item
@@ -170,7 +180,7 @@ class ResponseWriter:
         self._part_event("response.content_part.done", part=self._part(part))
         item = Item(message.item_id, "message", "assistant", (part,), status)
         self._item_event("response.output_item.done", item)
-        self._events.item_done(item, message.previous_id)
+        self._conversation_event(self._events.item_done, item, message.previous_id)
         self._output.insert(message.output_index, item)
         self._message = None
         return item
@@ -190,12 +200,12 @@ class ResponseWriter:
         self._events.emit(
             "response.output_item.added", response_id=self.id, output_index=index, item=encode_item(begun)
         )
-        self._events.item_added(begun, previous_id)
+        self._conversation_event(self._events.item_added, begun, previous_id)
         self._events.emit("response.function_call_arguments.delta", **place, delta=call.arguments)
         self._events.emit("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
         done = replace(item, status="completed")
         self._events.emit("response.output_item.done", response_id=self.id, output_index=index, item=encode_item(done))
-        self._events.item_done(done, previous_id)
+        self._conversation_event(self._events.item_done, done, previous_id)
         self._output.append(done)
         return done
 
@@ -220,6 +230,7 @@ class ResponseWriter:
         return {
             "object": "realtime.response",
             "id": self.id,
+            "conversation_id": self._conversation_id,
             "status": status,
             "status_details": details,
             "output": [encode_item(item) for item in self._output],
@@ -244,6 +255,10 @@ class ResponseWriter:
             content_index=0,
             **fields,
         )
+
+    def _conversation_event(self, tell: Callable[[Item, str | None], None], item: Item, previous: str | None) -> None:
+        if self._conversation_id is not None:
+            tell(item, previous)
 
     def _item_event(self, kind: str, item: Item) -> None:
         assert self._message is not None

@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from omni_rt.core.conversation import Item, Speech, Text, UnknownItem
+from omni_rt.engine.api import ContextItem
 from omni_rt.realtime.client_events import (
     AnyEvent,
     AudioAppend,
@@ -15,7 +16,6 @@ from omni_rt.realtime.client_events import (
     ItemDelete,
     ItemRetrieve,
     ItemTruncate,
-    MessageItem,
     OutputClear,
     ResponseCancel,
     ResponseCreate,
@@ -23,7 +23,9 @@ from omni_rt.realtime.client_events import (
     parse,
 )
 from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.item_models import AnyItem, InputItem, ItemReference, MessageItem
 from omni_rt.realtime.items import decode_item, encode_item
+from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import check_track_formats, merge
 from omni_rt.realtime.wire_audio import AudioDecoder
 from omni_rt.realtime.writer import new_id
@@ -94,14 +96,14 @@ class _Commands:
             case ItemTruncate():
                 self._truncate(event)
             case ResponseCreate():
-                self._create_response(event)
+                await self._create_response(event)
             case ResponseCancel():
                 self._cancel(event)
 
     def _update(self, event: SessionUpdate) -> None:
         session = self._session
         wire = merge(session.wire, event.session, session.capabilities)
-        if session.transport is not None and session.transport.server_plays:
+        if self._has_track:
             check_track_formats(wire)
         if session.replies.spoke and wire.voice != session.wire.voice:
             raise WireError(
@@ -132,12 +134,7 @@ class _Commands:
 
     async def _create_item(self, event: ItemCreate) -> None:
         session = self._session
-        item_id, call_id = event.item.id or new_id("item"), new_id("call")
-        form = session.wire.audio.input.format
-        if isinstance(event.item, MessageItem) and any(part.type != "input_text" for part in event.item.content):
-            item = await asyncio.to_thread(decode_item, event.item, item_id, call_id, form)
-        else:
-            item = decode_item(event.item, item_id, call_id, form)
+        item = await self._decode(event.item, "item")
         at_end = event.previous_item_id in (None, session.conversation.last_id())
         try:
             previous = session.conversation.add(item, event.previous_item_id)
@@ -148,6 +145,18 @@ class _Commands:
         else:
             self._rebuild_context()
         session.events.item(item, previous)
+
+    @property
+    def _has_track(self) -> bool:
+        transport = self._session.transport
+        return transport is not None and transport.server_plays
+
+    async def _decode(self, item: AnyItem, path: str) -> Item:
+        """Off the event loop where there is sound or a picture. Raises WireError naming the field, within `path`."""
+        given = item.id or new_id("item"), new_id("call"), self._session.wire.audio.input.format, path
+        if isinstance(item, MessageItem) and any(part.type != "input_text" for part in item.content):
+            return await asyncio.to_thread(decode_item, item, *given)
+        return decode_item(item, *given)
 
     def _append_to_context(self, item: Item) -> None:
         engine = self._session.link.session
@@ -177,17 +186,38 @@ class _Commands:
             session.act(session.duplex.cancel_reply())
         session.replies.truncate(event.item_id, event.audio_end_ms)
 
-    def _create_response(self, event: ResponseCreate) -> None:
+    async def _create_response(self, event: ResponseCreate) -> None:
         session = self._session
+        params = event.response or ResponseParams()
+        params.check(session.wire, session.capabilities, self._has_track)
+        if params.out_of_band:
+            items = session.conversation.context() if params.input is None else await self._own_input(params.input)
+            session.side_replies.ask(params, session.wire, items, event.event_id)
+            return
         if session.duplex.making:
             raise WireError(
                 "conversation_already_has_active_response", "A response is being made; cancel it or wait for its end."
             )
-        session.next_params = event.response
+        session.next_params = params
         session.act(session.duplex.create_reply())
+
+    async def _own_input(self, given: tuple[InputItem, ...]) -> tuple[ContextItem, ...]:
+        """What a response out of band is made on. Raises WireError naming the field."""
+        items: list[ContextItem] = []
+        for number, item in enumerate(given):
+            path = f"response.input.{number}"
+            if not isinstance(item, ItemReference):
+                items.append((await self._decode(item, path)).context())
+            elif item.id in self._session.conversation:
+                items.append(self._session.conversation.get(item.id).context())
+            else:
+                raise WireError("item_not_found", f"There is no item {item.id!r}.", f"{path}.id")
+        return tuple(items)
 
     def _cancel(self, event: ResponseCancel) -> None:
         session = self._session
+        if event.response_id is not None and session.side_replies.cancel(event.response_id):
+            return
         active = session.replies.active_response
         if not session.duplex.making or (event.response_id is not None and event.response_id != active):
             raise WireError("response_cancel_not_active", "There is no such response being made.", "response_id")

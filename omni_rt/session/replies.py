@@ -20,16 +20,15 @@ from omni_rt.engine.api import (
     Mark,
     Pcm,
     ReplyEnd,
-    RespondOptions,
     TextDelta,
 )
-from omni_rt.realtime.client_events import ResponseParams
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.settings import FunctionChoice, WireSession, tools_of
-from omni_rt.realtime.writer import EventWriter, ResponseStatus, ResponseWriter
+from omni_rt.realtime.response_params import ResponseParams
+from omni_rt.realtime.settings import WireSession
+from omni_rt.realtime.writer import EventWriter, ResponseStatus, ResponseWriter, new_id
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
-from omni_rt.session.reply import Reply
+from omni_rt.session.reply import ENDS, Reply
 from omni_rt.transport.base import SentAudio, Transport
 
 log = logging.getLogger(__name__)
@@ -43,12 +42,6 @@ EXACT_MS = 20
 # Replies that a client may still truncate.
 KEPT_REPLIES = 16
 
-_ENDS: dict[str, tuple[ResponseStatus, str | None]] = {
-    "completed": ("completed", None),
-    "max_tokens": ("incomplete", "max_output_tokens"),
-    "cancelled": ("cancelled", "client_cancelled"),
-    "failed": ("failed", None),
-}
 _STOPS: dict[str, tuple[ResponseStatus, str | None]] = {
     "turn_detected": ("cancelled", "turn_detected"),
     "client_cancelled": ("cancelled", "client_cancelled"),
@@ -80,6 +73,7 @@ class Replies:
         self._past: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._silenced: asyncio.Future[float] | None = None
+        self.conversation_id = new_id("conv")
         self.playout = Playout()
         self.spoke = False
 
@@ -108,8 +102,9 @@ class Replies:
         mark: Mark | None = None,
     ) -> None:
         """Ask the engine for a reply; with `mark` it is held until `release` or `abandon`."""
-        options = _options(generation, session, params)
-        writer = ResponseWriter(self._events, session, options.audio, params.metadata if params else None)
+        params = params or ResponseParams()
+        options = params.options(generation, session)
+        writer = ResponseWriter(self._events, params.over(session), params.metadata, self.conversation_id)
         reply = Reply(options, writer, moments, mark, held=None if mark is None else [])
         self._current = reply
         self._past = [*self._past[-KEPT_REPLIES:], reply]
@@ -280,7 +275,7 @@ class Replies:
         if self._transport is not None:
             self._transport.end_audio(reply.generation)
         self.playout.end(reply.generation)
-        status, reason = _ENDS[end.reason]
+        status, reason = ENDS[end.reason]
         self._store(reply.writer.close_message("completed" if status == "completed" else "incomplete"))
         if end.reason == "failed":
             self._events.error(WireError("engine_failed", end.error, kind="server_error"))
@@ -369,18 +364,3 @@ class Replies:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a reply's task failed", exc_info=error)
             self._events.error(WireError("internal", f"The server failed: {error}.", kind="server_error"))
-
-
-def _options(generation: int, session: WireSession, params: ResponseParams | None) -> RespondOptions:
-    params = params or ResponseParams()
-    choice = params.tool_choice or session.tool_choice
-    limit = params.max_output_tokens or session.max_output_tokens
-    modalities = params.output_modalities or session.output_modalities
-    return RespondOptions(
-        generation=generation,
-        audio=modalities == ("audio",),
-        instructions=params.instructions,
-        tools=None if params.tools is None else tools_of(params.tools),
-        tool_choice=choice.name if isinstance(choice, FunctionChoice) else choice,
-        max_tokens=None if limit == "inf" else limit,
-    )

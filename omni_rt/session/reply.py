@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from omni_rt.engine.api import OUTPUT_RATE, AudioDelta, Chunk, Mark, RespondOptions, Usage
-from omni_rt.realtime.writer import ResponseWriter
+from omni_rt.realtime.writer import ResponseStatus, ResponseWriter
 from omni_rt.session.moments import Moments
+
+# Status and reason that a reply's end has on the wire, by the engine's word for it.
+ENDS: dict[str, tuple[ResponseStatus, str | None]] = {
+    "completed": ("completed", None),
+    "max_tokens": ("incomplete", "max_output_tokens"),
+    "cancelled": ("cancelled", "client_cancelled"),
+    "failed": ("failed", None),
+}
 
 
 @dataclass(slots=True)

@@ -28,8 +28,8 @@ from omni_rt.core.duplex import Duplex
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EndScore, Timeline
 from omni_rt.engine.api import Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
-from omni_rt.realtime.client_events import ResponseParams
 from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import WireSession
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
@@ -37,6 +37,7 @@ from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
 from omni_rt.session.policy import duplex_policy, engine_settings
 from omni_rt.session.replies import Replies
+from omni_rt.session.side_replies import SideReplies
 from omni_rt.transport.base import SentAudio, Transport
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Session:
             engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
         )
         self.replies = Replies(self.link, self.conversation, self.events, self.duplex, self.act, on_moments)
+        self.side_replies = SideReplies(engine, session_id, self.events)
         self._turn: Moments | None = None
         self.next_params: ResponseParams | None = None
         self._timeline = Timeline()
@@ -126,6 +128,7 @@ class Session:
             self._reader.cancel()
         self._hearing.close()
         await self.replies.close()
+        await self.side_replies.close()
         await self.link.close()
         if self.transport is not None:
             await self.transport.close()

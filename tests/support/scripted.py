@@ -103,9 +103,11 @@ class ScriptedEngineSession:
         self.calls.append(("cancel", generation))
         self.cancelled.add(generation)
 
-    async def keep_heard(self, generation: int, audio_ms: int) -> str:
+    def keep_heard(self, generation: int, audio_ms: int) -> asyncio.Future[str]:
         self.calls.append(("keep_heard", generation, audio_ms))
-        return " ".join(self.said.get(generation, [])[: audio_ms // 200])
+        heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        heard.set_result(" ".join(self.said.get(generation, [])[: audio_ms // 200]))
+        return heard
 
     def restore(self, items: Sequence[ContextItem]) -> None:
         self.calls.append(("restore", tuple(item.text for item in items)))
