@@ -39,6 +39,13 @@ class AudioClear(ClientEvent):
     type: Literal["input_audio_buffer.clear"]
 
 
+class ImageAppend(ClientEvent):
+    """Not in OpenAI's protocol: a camera's picture, as a data URL or as base64 of a PNG or JPEG."""
+
+    type: Literal["input_image_buffer.append"]
+    image: str
+
+
 class OutputClear(ClientEvent):
     type: Literal["output_audio_buffer.clear"]
 
@@ -81,6 +88,7 @@ AnyEvent = (
     | AudioAppend
     | AudioCommit
     | AudioClear
+    | ImageAppend
     | OutputClear
     | ItemCreate
     | ItemRetrieve

@@ -10,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from omni_rt.core.conversation import Item, Part, Picture, Speech, Text
 from omni_rt.engine.api import INPUT_RATE, Rgb, ToolCall
+from omni_rt.media.frames import fit
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.item_models import (
     AnyItem,
@@ -66,7 +67,23 @@ def decode_image(url: str, param: str) -> Rgb:
             f"'{param}' must be a data URL, 'data:image/png;base64,...' or 'data:image/jpeg;base64,...'.",
             param,
         )
-    data = decode_base64(body, param)
+    return _pixels(decode_base64(body, param), param)
+
+
+def decode_frame(text: str, param: str, longest: int) -> Rgb:
+    """A camera's picture, a data URL or base64 of a PNG or JPEG; its longer side is at most `longest` after this.
+
+    Raises WireError.
+    """
+    rgb = decode_image(text, param) if text.startswith("data:") else _pixels(decode_base64(text, param), param)
+    height, width = rgb.shape[:2]
+    size = fit(width, height, longest)
+    if size == (width, height):
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def _pixels(data: bytes, param: str) -> Rgb:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -12,6 +12,7 @@ from omni_rt.realtime.client_events import (
     AudioAppend,
     AudioClear,
     AudioCommit,
+    ImageAppend,
     ItemCreate,
     ItemDelete,
     ItemRetrieve,
@@ -29,6 +30,7 @@ from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import check_track_formats, merge
 from omni_rt.realtime.wire_audio import AudioDecoder
 from omni_rt.realtime.writer import new_id
+from omni_rt.session.image_buffer import ImageBuffer
 from omni_rt.session.policy import duplex_policy, engine_settings
 from omni_rt.session.session import Session
 
@@ -70,6 +72,7 @@ class _Commands:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._decoder = AudioDecoder(session.wire.audio.input.format)
+        self._images = ImageBuffer(session.settings.media, session.on_frame)
 
     async def do(self, event: AnyEvent) -> None:
         match event:
@@ -82,6 +85,8 @@ class _Commands:
             case AudioClear():
                 self._session.act(self._session.duplex.clear_by_client())
                 self._session.events.emit("input_audio_buffer.cleared")
+            case ImageAppend():
+                await self._append_image(event)
             case OutputClear():
                 self._session.act(self._session.duplex.clear_output())
             case ItemCreate():
@@ -122,6 +127,14 @@ class _Commands:
         for start in range(0, len(pcm), APPEND_STEP):
             self._session.on_audio(pcm[start : start + APPEND_STEP], False)
             await asyncio.sleep(0)
+
+    async def _append_image(self, event: ImageAppend) -> None:
+        if self._has_track:
+            raise WireError("unsupported", "In a WebRTC call pictures come by a video track.", "type")
+        if not self._session.capabilities.image_input:
+            name = self._session.capabilities.name
+            raise WireError("unsupported", f"The engine {name!r} does not look at pictures.", "type")
+        await self._images.append(event.image)
 
     def _commit(self) -> None:
         session = self._session

@@ -10,6 +10,7 @@ import pytest
 import websockets
 
 from omni_rt.config import Settings
+from tests.support.calls import eventually
 from tests.support.scripted_server import ScriptedServer, scripted_server
 
 
@@ -38,5 +39,6 @@ class Talk:
 
 @pytest.fixture
 async def talk(tone_server: ScriptedServer) -> AsyncIterator[Talk]:
+    await eventually(lambda: not len(tone_server.calls.places), "the end of earlier sessions")
     async with websockets.connect(tone_server.url.replace("http", "ws", 1) + "/v1/realtime") as socket:
         yield Talk(socket)
