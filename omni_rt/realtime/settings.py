@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from omni_rt.engine.api import Capabilities, EngineError, Tool
 from omni_rt.engine.tool_schema import check_tools
+from omni_rt.media.tempo import FASTEST, SLOWEST
 from omni_rt.realtime.errors import WireError
 
 
@@ -85,7 +86,7 @@ class InputAudio(WireModel):
 class OutputAudio(WireModel):
     format: AudioFormat = PcmFormat()
     voice: str | dict[str, str] = ""
-    speed: float = Field(1.0, ge=1.0, le=1.0)
+    speed: float = Field(1.0, ge=SLOWEST, le=FASTEST)
 
 
 class Audio(WireModel):
@@ -95,6 +96,14 @@ class Audio(WireModel):
 
 class FunctionTool(WireModel):
     type: Literal["function"] = "function"
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _no_mcp(cls, kind: Any) -> Any:
+        if kind == "mcp":
+            raise ValueError("remote MCP tools are not served here; give functions, and call MCP from the client")
+        return kind
+
     name: str = Field(min_length=1, max_length=128)
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -106,6 +115,18 @@ class FunctionChoice(WireModel):
 
 
 ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
+
+
+class TokenLimits(WireModel):
+    post_instructions: int | None = Field(None, ge=0)
+
+
+class RetentionRatio(WireModel):
+    """When the conversation is too long, keep this share of what may be in it."""
+
+    type: Literal["retention_ratio"]
+    retention_ratio: float = Field(ge=0.0, le=1.0)
+    token_limits: TokenLimits | None = None
 
 
 class WireSession(WireModel):
@@ -121,8 +142,8 @@ class WireSession(WireModel):
     tools: tuple[FunctionTool, ...] = ()
     tool_choice: ToolChoice = "auto"
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
-    truncation: Literal["auto", "disabled"] | dict[str, Any] = "auto"
-    include: tuple[str, ...] | None = None
+    truncation: Literal["auto", "disabled"] | RetentionRatio = "auto"
+    include: tuple[Literal["item.input_audio_transcription.logprobs"], ...] | None = None
     tracing: Literal["auto"] | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -154,7 +175,7 @@ SERVER_OWNED = ("id", "object", "expires_at")
 # What a validation error's path names beside fields: the member of a union that was tried.
 UNION_TAGS: set[str | int] = {
     *("audio/pcm", "audio/pcmu", "audio/pcma"),
-    *("server_vad", "semantic_vad", "function", "FunctionChoice"),
+    *("server_vad", "semantic_vad", "function", "FunctionChoice", "RetentionRatio"),
     *("message", "function_call", "function_call_output", "item_reference"),
     *("input_text", "input_audio", "input_image", "output_text", "output_audio", "text"),
     *("str", "int", "bool", "float"),
@@ -207,17 +228,24 @@ def _is_tag(part: str | int) -> bool:
 
 
 def wire_error(error: ValidationError, root: str) -> WireError:
-    """The first fault of a validation, with the field's path as `param`."""
-    fault = error.errors(include_url=False)[0]
-    path = ".".join([root, *(str(part) for part in fault["loc"] if not _is_tag(part))])
+    """The first of a validation's faults that lie deepest, with the field's path as `param`."""
+    found = [
+        ([root, *(str(part) for part in fault["loc"] if not _is_tag(part))], fault)
+        for fault in error.errors(include_url=False)
+    ]
+    parts, fault = max(found, key=lambda one: len(one[0]))
+    path = ".".join(parts)
     if fault["type"] == "extra_forbidden":
         return WireError("unknown_parameter", f"Unknown parameter: '{path}'.", path)
     if fault["type"] == "missing":
         return WireError("missing_required_parameter", f"Missing required parameter: '{path}'.", path)
-    return WireError("invalid_value", f"Invalid value for '{path}': {fault['msg']}.", path)
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return WireError("invalid_value", f"Invalid value for '{path}': {message}.", path)
 
 
 def _check(session: WireSession, capabilities: Capabilities) -> None:
+    if session.include:
+        raise WireError("unsupported", "The engines give no log probabilities of transcripts.", "session.include")
     if session.voice:
         check_voice(session.voice, capabilities, "session.audio.output.voice")
     check_tool_set(session.tools, capabilities, "session.tools")

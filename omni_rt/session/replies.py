@@ -13,6 +13,7 @@ from omni_rt.core.conversation import Conversation, Item
 from omni_rt.core.duplex import Duplex
 from omni_rt.core.playout import Playout, Trail
 from omni_rt.engine.api import (
+    OUTPUT_RATE,
     AudioDelta,
     CallDelta,
     Chunk,
@@ -105,7 +106,8 @@ class Replies:
         params = params or ResponseParams()
         options = params.options(generation, session)
         writer = ResponseWriter(self._events, params.over(session), params.metadata, self.conversation_id)
-        reply = Reply(options, writer, moments, mark, held=None if mark is None else [])
+        held: list[Chunk] | None = None if mark is None else []
+        reply = Reply(options, writer, moments, mark, held, speed=session.audio.output.speed)
         self._current = reply
         self._past = [*self._past[-KEPT_REPLIES:], reply]
         if reply.held is None:
@@ -158,7 +160,7 @@ class Replies:
         if self._link.session is not None and action.reason != "engine_lost":
             self._link.session.cancel(reply.generation)
             if reply.options.audio:
-                asked = self._link.session.keep_heard(reply.generation, heard_ms)
+                asked = self._keep(reply, heard_ms)
         self._store(reply.writer.close_message("incomplete"))
         status, reason = _STOPS[action.reason]
         reply.writer.done(status, reason, reply.usage, "the engine was lost" if status == "failed" else "")
@@ -254,15 +256,20 @@ class Replies:
             case TextDelta(_, text):
                 self._open(reply)
                 reply.writer.text_delta(text)
-            case AudioDelta(_, pcm, _):
+            case AudioDelta():
                 self._open(reply)
-                self.playout.queue(reply.generation, reply.spoke(chunk))
-                if self._transport is not None:
-                    self._transport.send_audio(reply.generation, pcm)
+                self._play(reply, reply.spoke(chunk))
             case CallDelta():
                 self._conversation.add(reply.writer.call(chunk, self._conversation.last_id()))
             case ReplyEnd():
                 self._made(reply, chunk)
+
+    def _play(self, reply: Reply, pcm: Pcm) -> None:
+        if not len(pcm):
+            return
+        self.playout.queue(reply.generation, len(pcm) * 1000 / OUTPUT_RATE)
+        if self._transport is not None:
+            self._transport.send_audio(reply.generation, pcm)
 
     def _open(self, reply: Reply) -> None:
         item = reply.writer.open_message(self._conversation.last_id())
@@ -272,6 +279,7 @@ class Replies:
 
     def _made(self, reply: Reply, end: ReplyEnd) -> None:
         reply.usage = end.usage
+        self._play(reply, reply.rest())
         if self._transport is not None:
             self._transport.end_audio(reply.generation)
         self.playout.end(reply.generation)
@@ -292,7 +300,7 @@ class Replies:
 
     def _keep(self, reply: Reply, heard_ms: int) -> Awaitable[str] | None:
         engine = self._link.session
-        return None if engine is None else engine.keep_heard(reply.generation, heard_ms)
+        return None if engine is None else engine.keep_heard(reply.generation, round(reply.made_ms(heard_ms)))
 
     async def _settle_when_silent(
         self,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from omni_rt.engine.api import (
+    OUTPUT_RATE,
     AudioDelta,
     CallDelta,
     Chunk,
@@ -21,6 +22,7 @@ from omni_rt.engine.api import (
     Transcript,
     Usage,
 )
+from omni_rt.media.tempo import Tempo
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import WireSession
@@ -131,7 +133,12 @@ class SideReplies:
         # The engine session has this reply's instructions and tools already.
         options = params.model_copy(update={"instructions": None, "tools": None}).options(1, session)
         chunks = engine.respond(options)
+        tempo = Tempo(OUTPUT_RATE, session.audio.output.speed)
         async for chunk in chunks:
+            if isinstance(chunk, AudioDelta):
+                chunk = AudioDelta(1, tempo.feed(chunk.pcm), chunk.text)
+            elif isinstance(chunk, ReplyEnd):
+                self._send(writer.audio_delta(tempo.flush()))
             self._take(writer, chunk)
 
     def _take(self, writer: ResponseWriter, chunk: Chunk) -> None:

@@ -169,14 +169,14 @@ class KeptTransport:
         self.listener = listener
         self.events: list[dict[str, Any]] = []
         self.notes: list[dict[str, Any]] = []
-        self.queue: list[tuple[int, int]] = []
+        self.queue: list[tuple[int, float]] = []
         self.gains: list[float] = []
         self.stream_ms = 0.0
         self.reply_ms: dict[int, float] = {}
         self.closed = False
 
     def send_audio(self, generation: int, pcm: Pcm) -> None:
-        self.queue.append((generation, len(pcm) // 24))
+        self.queue.append((generation, len(pcm) / 24))
 
     def end_audio(self, generation: int) -> None: ...
 
