@@ -63,11 +63,12 @@ MakeHearing = Callable[[Callable[[Heard], None]], SessionHearing]
 @dataclass(slots=True)
 class Utterance:
     """The user's open turn. While `held_ms` is set a reply is being prepared and nothing is fed past that place;
-    `understood` is the final transcript then, for when the turn does end there."""
+    `understood` is the final transcript then, for when the turn does end there. `told`: the client knows of it."""
 
     item_id: str
     from_ms: int
     words: StableWords
+    told: bool = False
     held_ms: int | None = None
     understood: Transcript | None = None
 
@@ -256,8 +257,8 @@ class Session:
                     self._gain(1.0)
 
     def _open_utterance(self, from_ms: int) -> None:
-        self._utterance = Utterance(new_id("item"), from_ms, StableWords())
-        if self.duplex.policy.turns is not None:
+        self._utterance = Utterance(new_id("item"), from_ms, StableWords(), self.duplex.policy.turns is not None)
+        if self._utterance.told:
             self.events.speech_started(from_ms, self._utterance.item_id)
         audio = self._log.slice(from_ms)
         if len(audio) and self.link.session is not None:
@@ -271,7 +272,7 @@ class Session:
         self._turn = self._turn or Moments()
         self._turn.mark("user_speech_end", self._wall(speech_end_ms))
         self._turn.mark("turn_end_decided")
-        if self.duplex.policy.turns is not None:
+        if utterance.told:
             self.events.speech_stopped(speech_end_ms, utterance.item_id)
         pcm = self._log.slice(utterance.from_ms)
         speech = Speech(None, pcm, len(pcm) // 16)
