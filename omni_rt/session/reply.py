@@ -22,7 +22,7 @@ ENDS: dict[str, tuple[ResponseStatus, str | None]] = {
 class Reply:
     """Its wire events, what was spoken when, and, while it is held, the chunks nobody may see yet.
 
-    Its audio is what is played, at `speed`; `audio_ms` is its length so far.
+    Its audio is what is played, at `speed`; `audio_ms` is its length so far. `known`: the engine can still cut it.
     """
 
     options: RespondOptions
@@ -31,6 +31,7 @@ class Reply:
     mark: Mark | None = None
     held: list[Chunk] | None = None
     stopped: bool = False
+    known: bool = True
     message_id: str | None = None
     speed: float = 1.0
     audio_ms: float = 0.0
