@@ -1,26 +1,15 @@
-"""The session: what it tells client and engine, turn by turn; every event is checked against openai's own types."""
+"""The session: what it tells client and engine, turn by turn."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from typing import Any
 
 import numpy as np
 import pytest
-from openai.types.realtime import RealtimeServerEvent
-from pydantic import TypeAdapter
 
-from omni_rt.config import Settings, validate
 from omni_rt.engine.api import CallDelta, EngineLost
-from omni_rt.realtime.settings import WireSession
-from omni_rt.session.commands import read_events
 from omni_rt.session.moments import Moments
-from omni_rt.session.session import Session
-from tests.support.scripted import KeptTransport, ScriptedEars, ScriptedEngine, ScriptedEngineSession
-
-ADAPTER: TypeAdapter[Any] = TypeAdapter(RealtimeServerEvent)
+from tests.support.stage import Stage, open_stage
 
 TURN = [
     "input_audio_buffer.speech_started",
@@ -45,72 +34,6 @@ TURN = [
     "output_audio_buffer.started",
     "output_audio_buffer.stopped",
 ]
-
-
-class Stage:
-    """A session between stand-ins."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.engine = ScriptedEngine()
-        self.ears: list[ScriptedEars] = []
-        self.session = Session("s", settings, self.engine, self._hearing, WireSession(id="s", model="m"))
-        self.transport = KeptTransport(self.session)
-
-    def _hearing(self, tell: Any) -> ScriptedEars:
-        self.ears.append(ScriptedEars(tell))
-        return self.ears[-1]
-
-    @property
-    def model(self) -> ScriptedEngineSession:
-        return self.engine.sessions[-1]
-
-    def hear(self, ms: int, loud: bool) -> None:
-        for _ in range(ms // 20):
-            self.session.on_audio(np.full(320, 5000 if loud else 0, np.int16), False)
-
-    async def settle(self) -> None:
-        for _ in range(60):
-            await asyncio.sleep(0)
-
-    async def turn(self) -> None:
-        """A second of speech and the silence that ends it."""
-        self.hear(1000, True)
-        self.hear(300, False)
-        await self.settle()
-
-    async def until(self, kind: str) -> dict[str, Any]:
-        async with asyncio.timeout(5):
-            while kind not in self.transport.kinds():
-                await asyncio.sleep(0.005)
-        return self.last(kind)
-
-    def last(self, kind: str) -> dict[str, Any]:
-        return next(e for e in reversed(self.transport.events) if e["type"] == kind)
-
-    async def tell(self, **event: Any) -> None:
-        self.session.on_event(json.dumps(event))
-        await self.settle()
-
-    def texts(self) -> list[tuple[str, str]]:
-        return [(item.role, item.text) for item in self.session.conversation]
-
-
-async def open_stage(**turn: Any) -> Stage:
-    stage = Stage(validate({"turn": turn}))
-    await stage.session.open()
-    stage.session.attach(stage.transport, read_events)
-    stage.session.on_open()
-    return stage
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    stage = await open_stage()
-    yield stage
-    await stage.session.close("test over")
-    for event in stage.transport.events:
-        ADAPTER.validate_python(event, strict=False)
-        assert "event_id" in event
 
 
 async def test_one_turn_in_the_protocols_order(stage: Stage) -> None:
@@ -296,6 +219,15 @@ async def test_push_to_talk(stage: Stage) -> None:
     assert "discard" in stage.model.names()
 
 
+async def test_speech_that_was_told_of_stops_also_when_the_client_commits_it(stage: Stage) -> None:
+    stage.hear(600, True)
+    await stage.until("input_audio_buffer.speech_started")
+    await stage.tell(type="session.update", session={"audio": {"input": {"turn_detection": None}}})
+    await stage.tell(type="input_audio_buffer.commit")
+    stopped = await stage.until("input_audio_buffer.speech_stopped")
+    assert stopped["item_id"] == stage.last("input_audio_buffer.committed")["item_id"]
+
+
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
@@ -304,6 +236,7 @@ async def test_push_to_talk(stage: Stage) -> None:
         ('{"type":"nonsense"}', "unknown_event"),
         ('{"type":"session.update"}', "missing_required_parameter"),
         ('{"type":"session.update","session":{"colour":"red"}}', "unknown_parameter"),
+        ('{"type":"session.update","session":{"max_output_tokens":0}}', "invalid_value"),
         ('{"type":"session.update","session":{"audio":{"output":{"voice":"nobody"}}}}', "invalid_value"),
         ('{"type":"input_audio_buffer.append","audio":"%%%"}', "invalid_base64"),
         ('{"type":"input_audio_buffer.append","audio":"AAA="}', None),
@@ -362,3 +295,10 @@ def test_each_span_of_a_turn_is_told_once() -> None:
     assert moments.new_spans() == {"speech_end_to_turn_decided": 250.0}
     moments.mark("first_text", 1400.0)
     assert moments.new_spans() == {"speech_end_to_first_text": 400.0}
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+async def test_audio_formats_cannot_be_changed_where_audio_has_a_track(stage: Stage, side: str) -> None:
+    await stage.tell(type="session.update", session={"audio": {side: {"format": {"type": "audio/pcma"}}}})
+    error = stage.last("error")["error"]
+    assert (error["code"], error["param"]) == ("unsupported", f"session.audio.{side}.format")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.settings import FunctionTool, ToolChoice, wire_error
+from omni_rt.realtime.item_models import AnyItem
+from omni_rt.realtime.response_params import ResponseParams
+from omni_rt.realtime.settings import wire_error
 
 
 class ClientEvent(BaseModel):
@@ -19,87 +19,6 @@ class ClientEvent(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     event_id: str | None = Field(None, max_length=512)
-
-
-class InputText(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["input_text"]
-    text: str
-
-
-class InputAudio(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["input_audio"]
-    audio: str | None = None
-    transcript: str | None = None
-
-
-class InputImage(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["input_image"]
-    image_url: str
-    detail: Literal["auto", "low", "high"] = "auto"
-
-
-class OutputText(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["output_text", "text"]
-    text: str
-
-
-class OutputAudio(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    type: Literal["output_audio"]
-    transcript: str | None = None
-    audio: str | None = None
-
-
-ContentPart = Annotated[InputText | InputAudio | InputImage | OutputText | OutputAudio, Field(discriminator="type")]
-
-
-class WireItem(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str | None = Field(None, min_length=1, max_length=128)
-    object: Literal["realtime.item"] | None = None
-    status: str | None = None
-
-
-class MessageItem(WireItem):
-    type: Literal["message"]
-    role: Literal["system", "user", "assistant"]
-    content: tuple[ContentPart, ...] = Field(min_length=1)
-
-
-class CallItem(WireItem):
-    type: Literal["function_call"]
-    name: str
-    call_id: str | None = None
-    arguments: str
-
-
-class CallOutputItem(WireItem):
-    type: Literal["function_call_output"]
-    call_id: str
-    output: str
-
-
-AnyItem = Annotated[MessageItem | CallItem | CallOutputItem, Field(discriminator="type")]
-
-
-class ResponseParams(BaseModel):
-    """What a `response.create` may set for one reply."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    instructions: str | None = None
-    output_modalities: tuple[Literal["audio", "text"], ...] | None = Field(None, min_length=1, max_length=1)
-    tools: tuple[FunctionTool, ...] | None = None
-    tool_choice: ToolChoice | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] | None = None
-    metadata: dict[str, str] | None = None
-    conversation: Literal["auto"] = "auto"
-    audio: dict[str, Any] | None = None
 
 
 class SessionUpdate(ClientEvent):
@@ -118,6 +37,13 @@ class AudioCommit(ClientEvent):
 
 class AudioClear(ClientEvent):
     type: Literal["input_audio_buffer.clear"]
+
+
+class ImageAppend(ClientEvent):
+    """Not in OpenAI's protocol: a camera's picture, as a data URL or as base64 of a PNG or JPEG."""
+
+    type: Literal["input_image_buffer.append"]
+    image: str
 
 
 class OutputClear(ClientEvent):
@@ -162,6 +88,7 @@ AnyEvent = (
     | AudioAppend
     | AudioCommit
     | AudioClear
+    | ImageAppend
     | OutputClear
     | ItemCreate
     | ItemRetrieve
@@ -203,11 +130,3 @@ def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
         fault = wire_error(error, "event")
         param = (fault.param or "").removeprefix("event.")
         raise WireError(fault.code, str(fault).replace("event.", "", 1), param, event_id) from error
-
-
-def decode_base64(text: str, param: str) -> bytes:
-    """Raises WireError naming `param` when the text is not base64."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise WireError("invalid_base64", f"'{param}' is not valid base64: {error}.", param) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import Any
 
@@ -10,9 +9,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from omni_rt.core.conversation import Item, Part, Picture, Speech, Text
-from omni_rt.engine.api import Pcm, Rgb, ToolCall
-from omni_rt.media.resample import resample
-from omni_rt.realtime.client_events import (
+from omni_rt.engine.api import INPUT_RATE, Rgb, ToolCall
+from omni_rt.media.frames import fit
+from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.item_models import (
     AnyItem,
     CallItem,
     CallOutputItem,
@@ -21,16 +21,15 @@ from omni_rt.realtime.client_events import (
     InputImage,
     MessageItem,
     OutputAudio,
-    decode_base64,
 )
-from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.settings import AudioFormat
+from omni_rt.realtime.wire_audio import decode_base64, decode_clip
 
-WIRE_RATE = 24_000
 MAX_PIXELS = 40_000_000
 
 
-def decode_item(item: AnyItem, item_id: str, call_id: str) -> Item:
-    """An item as the client wrote it. Raises WireError naming the field that cannot be used."""
+def decode_item(item: AnyItem, item_id: str, call_id: str, form: AudioFormat, path: str = "item") -> Item:
+    """An item as the client wrote it, with audio in `form`. Raises WireError naming the field, within `path`."""
     match item:
         case CallItem():
             return Item(
@@ -39,36 +38,24 @@ def decode_item(item: AnyItem, item_id: str, call_id: str) -> Item:
         case CallOutputItem():
             return Item(item_id, "function_call_output", result_of=item.call_id, output=item.output)
         case MessageItem():
-            parts = tuple(_part(part, item.role, f"item.content.{n}") for n, part in enumerate(item.content))
+            parts = tuple(_part(part, item.role, form, f"{path}.content.{n}") for n, part in enumerate(item.content))
             return Item(item_id, "message", item.role, parts)
 
 
-def _part(part: ContentPart, role: str, path: str) -> Part:
+def _part(part: ContentPart, role: str, form: AudioFormat, path: str) -> Part:
     wanted = {"user": "input_", "system": "input_text", "assistant": "output_"}[role]
     if not part.type.startswith(wanted) and not (role == "assistant" and part.type == "text"):
         raise WireError("invalid_value", f"A {role} message cannot have content of type {part.type!r}.", f"{path}.type")
     match part:
         case InputAudio():
-            pcm = decode_pcm(part.audio or "", f"{path}.audio")
-            return Speech(part.transcript, resample(pcm, WIRE_RATE, 16_000), len(pcm) * 1000 // WIRE_RATE)
+            pcm = decode_clip(part.audio or "", form, f"{path}.audio")
+            return Speech(part.transcript, pcm, len(pcm) * 1000 // INPUT_RATE)
         case InputImage():
             return Picture(decode_image(part.image_url, f"{path}.image_url"), part.image_url, part.detail)
         case OutputAudio():
             return Speech(part.transcript or "")
         case _:
             return Text(part.text)
-
-
-def decode_pcm(text: str, param: str) -> Pcm:
-    """Base64 of 24 kHz mono little-endian int16. Raises WireError."""
-    data = decode_base64(text, param)
-    if len(data) % 2:
-        raise WireError("invalid_audio", f"'{param}' has {len(data)} bytes; 16-bit samples come in pairs.", param)
-    return np.frombuffer(data, dtype="<i2").astype(np.int16, copy=False)
-
-
-def encode_pcm(pcm: Pcm) -> str:
-    return base64.b64encode(pcm.astype("<i2", copy=False).tobytes()).decode("ascii")
 
 
 def decode_image(url: str, param: str) -> Rgb:
@@ -80,7 +67,23 @@ def decode_image(url: str, param: str) -> Rgb:
             f"'{param}' must be a data URL, 'data:image/png;base64,...' or 'data:image/jpeg;base64,...'.",
             param,
         )
-    data = decode_base64(body, param)
+    return _pixels(decode_base64(body, param), param)
+
+
+def decode_frame(text: str, param: str, longest: int) -> Rgb:
+    """A camera's picture, a data URL or base64 of a PNG or JPEG; its longer side is at most `longest` after this.
+
+    Raises WireError.
+    """
+    rgb = decode_image(text, param) if text.startswith("data:") else _pixels(decode_base64(text, param), param)
+    height, width = rgb.shape[:2]
+    size = fit(width, height, longest)
+    if size == (width, height):
+        return rgb
+    return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def _pixels(data: bytes, param: str) -> Rgb:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > MAX_PIXELS:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
 
 from omni_rt.engine.api import Capabilities, EngineError, Tool
 from omni_rt.engine.tool_schema import check_tools
+from omni_rt.media.tempo import FASTEST, SLOWEST
 from omni_rt.realtime.errors import WireError
 
 
@@ -19,6 +20,31 @@ class WireModel(BaseModel):
 class PcmFormat(WireModel):
     type: Literal["audio/pcm"] = "audio/pcm"
     rate: Literal[24000] = 24000
+
+
+class PcmuFormat(WireModel):
+    """G.711 µ-law, 8 kHz."""
+
+    type: Literal["audio/pcmu"] = "audio/pcmu"
+
+
+class PcmaFormat(WireModel):
+    """G.711 A-law, 8 kHz."""
+
+    type: Literal["audio/pcma"] = "audio/pcma"
+
+
+def _format_tag(value: Any) -> Any:
+    """A format that does not say its type is PCM."""
+    return value.get("type", "audio/pcm") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+AudioFormat = Annotated[
+    Annotated[PcmFormat, Tag("audio/pcm")]
+    | Annotated[PcmuFormat, Tag("audio/pcmu")]
+    | Annotated[PcmaFormat, Tag("audio/pcma")],
+    Discriminator(_format_tag),
+]
 
 
 class ServerVad(WireModel):
@@ -51,16 +77,16 @@ class Transcription(WireModel):
 
 
 class InputAudio(WireModel):
-    format: PcmFormat = PcmFormat()
+    format: AudioFormat = PcmFormat()
     transcription: Transcription | None = Transcription()
     noise_reduction: dict[str, Any] | None = None
     turn_detection: TurnDetection | None = SemanticVad()
 
 
 class OutputAudio(WireModel):
-    format: PcmFormat = PcmFormat()
+    format: AudioFormat = PcmFormat()
     voice: str | dict[str, str] = ""
-    speed: float = Field(1.0, ge=1.0, le=1.0)
+    speed: float = Field(1.0, ge=SLOWEST, le=FASTEST)
 
 
 class Audio(WireModel):
@@ -70,6 +96,14 @@ class Audio(WireModel):
 
 class FunctionTool(WireModel):
     type: Literal["function"] = "function"
+
+    @field_validator("type", mode="before")
+    @classmethod
+    def _no_mcp(cls, kind: Any) -> Any:
+        if kind == "mcp":
+            raise ValueError("remote MCP tools are not served here; give functions, and call MCP from the client")
+        return kind
+
     name: str = Field(min_length=1, max_length=128)
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
@@ -81,6 +115,18 @@ class FunctionChoice(WireModel):
 
 
 ToolChoice = Literal["auto", "none", "required"] | FunctionChoice
+
+
+class TokenLimits(WireModel):
+    post_instructions: int | None = Field(None, ge=0)
+
+
+class RetentionRatio(WireModel):
+    """When the conversation is too long, keep this share of what may be in it."""
+
+    type: Literal["retention_ratio"]
+    retention_ratio: float = Field(ge=0.0, le=1.0)
+    token_limits: TokenLimits | None = None
 
 
 class WireSession(WireModel):
@@ -96,8 +142,8 @@ class WireSession(WireModel):
     tools: tuple[FunctionTool, ...] = ()
     tool_choice: ToolChoice = "auto"
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
-    truncation: Literal["auto", "disabled"] | dict[str, Any] = "auto"
-    include: tuple[str, ...] | None = None
+    truncation: Literal["auto", "disabled"] | RetentionRatio = "auto"
+    include: tuple[Literal["item.input_audio_transcription.logprobs"], ...] | None = None
     tracing: Literal["auto"] | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -105,8 +151,7 @@ class WireSession(WireModel):
 
     @property
     def voice(self) -> str:
-        named = self.audio.output.voice
-        return named if isinstance(named, str) else named.get("id", "")
+        return voice_id(self.audio.output.voice)
 
     @property
     def speaks(self) -> bool:
@@ -122,13 +167,18 @@ class WireSession(WireModel):
 
 
 # These are replaced as a whole by an update; every other object merges field by field.
-REPLACED = {"audio.input.turn_detection", "audio.input.transcription", "audio.input.noise_reduction", "tool_choice"}
+REPLACED = {
+    *("audio.input.format", "audio.input.turn_detection", "audio.input.transcription", "audio.input.noise_reduction"),
+    *("audio.output.format", "audio.output.voice", "tool_choice", "truncation", "tracing", "prompt", "reasoning"),
+}
 SERVER_OWNED = ("id", "object", "expires_at")
 # What a validation error's path names beside fields: the member of a union that was tried.
-UNION_TAGS = {
-    *("server_vad", "semantic_vad", "function", "FunctionChoice"),
-    *("message", "function_call", "function_call_output"),
+UNION_TAGS: set[str | int] = {
+    *("audio/pcm", "audio/pcmu", "audio/pcma"),
+    *("server_vad", "semantic_vad", "function", "FunctionChoice", "RetentionRatio"),
+    *("message", "function_call", "function_call_output", "item_reference"),
     *("input_text", "input_audio", "input_image", "output_text", "output_audio", "text"),
+    *("str", "int", "bool", "float"),
 }
 
 
@@ -160,30 +210,69 @@ def _merge(current: dict[str, Any], update: Mapping[str, Any], path: str) -> dic
     return merged
 
 
+def check_track_formats(session: WireSession) -> None:
+    """On WebRTC audio travels on tracks, as Opus. Raises WireError for a format that only events can carry."""
+    for side, audio in (("input", session.audio.input), ("output", session.audio.output)):
+        if not isinstance(audio.format, PcmFormat):
+            refuse_on_track(f"session.audio.{side}.format")
+
+
+def refuse_on_track(param: str) -> NoReturn:
+    raise WireError(
+        "unsupported", f"'{param}' can be set over WebSocket only; a WebRTC call negotiates its own codec.", param
+    )
+
+
+def _is_tag(part: str | int) -> bool:
+    return part in UNION_TAGS or str(part).startswith(("constrained-", "literal[", "dict["))
+
+
 def wire_error(error: ValidationError, root: str) -> WireError:
-    """The first fault of a validation, with the field's path as `param`."""
-    fault = error.errors(include_url=False)[0]
-    path = ".".join([root, *(str(part) for part in fault["loc"] if part not in UNION_TAGS)])
+    """The first of a validation's faults that lie deepest, with the field's path as `param`."""
+    found = [
+        ([root, *(str(part) for part in fault["loc"] if not _is_tag(part))], fault)
+        for fault in error.errors(include_url=False)
+    ]
+    parts, fault = max(found, key=lambda one: len(one[0]))
+    path = ".".join(parts)
     if fault["type"] == "extra_forbidden":
         return WireError("unknown_parameter", f"Unknown parameter: '{path}'.", path)
     if fault["type"] == "missing":
         return WireError("missing_required_parameter", f"Missing required parameter: '{path}'.", path)
-    return WireError("invalid_value", f"Invalid value for '{path}': {fault['msg']}.", path)
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return WireError("invalid_value", f"Invalid value for '{path}': {message}.", path)
 
 
 def _check(session: WireSession, capabilities: Capabilities) -> None:
-    if session.voice and session.voice not in capabilities.voices:
+    if session.include:
+        raise WireError("unsupported", "The engines give no log probabilities of transcripts.", "session.include")
+    if session.voice:
+        check_voice(session.voice, capabilities, "session.audio.output.voice")
+    check_tool_set(session.tools, capabilities, "session.tools")
+
+
+def voice_id(named: str | Mapping[str, str]) -> str:
+    return named if isinstance(named, str) else named.get("id", "")
+
+
+def check_voice(voice: str, capabilities: Capabilities, param: str) -> None:
+    """Raises WireError for a voice that the engine does not have."""
+    if voice not in capabilities.voices:
         raise WireError(
             "invalid_value",
-            f"There is no voice {session.voice!r} here; there are: {', '.join(capabilities.voices)}.",
-            "session.audio.output.voice",
+            f"There is no voice {voice!r} here; there are: {', '.join(capabilities.voices)}.",
+            param,
         )
-    if session.tools and not capabilities.tools:
-        raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", "session.tools")
+
+
+def check_tool_set(tools: tuple[FunctionTool, ...], capabilities: Capabilities, param: str) -> None:
+    """Raises WireError for tools that cannot be called."""
+    if tools and not capabilities.tools:
+        raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", param)
     try:
-        check_tools(tools_of(session.tools))
+        check_tools(tools_of(tools))
     except EngineError as error:
-        raise WireError(error.code, f"{error}.", "session.tools") from error
+        raise WireError(error.code, f"{error}.", param) from error
 
 
 def tools_of(session_tools: tuple[FunctionTool, ...]) -> tuple[Tool, ...]:

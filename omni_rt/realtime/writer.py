@@ -10,8 +10,9 @@ from uuid import uuid4
 from omni_rt.core.conversation import Item, Speech, Text
 from omni_rt.engine.api import CallDelta, Pcm, ToolCall, Usage
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.items import encode_item, encode_part, encode_pcm
+from omni_rt.realtime.items import encode_item, encode_part
 from omni_rt.realtime.settings import WireSession
+from omni_rt.realtime.wire_audio import AudioEncoder
 
 Send = Callable[[dict[str, Any]], None]
 ResponseStatus = Literal["completed", "cancelled", "failed", "incomplete"]
@@ -27,8 +28,16 @@ class EventWriter:
     def __init__(self, send: Send) -> None:
         self._send = send
 
+    def event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """An event, not sent. Every event that leaves the server is made here."""
+        return {"type": kind, "event_id": new_id("event"), **fields}
+
     def emit(self, kind: str, **fields: Any) -> None:
-        self._send({"type": kind, "event_id": new_id("event"), **fields})
+        self._send(self.event(kind, **fields))
+
+    def send(self, event: dict[str, Any]) -> None:
+        """Send what `event` has made."""
+        self._send(event)
 
     def error(self, error: WireError) -> None:
         self.emit("error", error=error.body())
@@ -87,16 +96,23 @@ class _OpenItem:
 
 
 class ResponseWriter:
-    """The events of one reply. With `spoken` its text is the transcript of audio, otherwise it is plain text."""
+    """The events of one reply. `session` is the session as it holds for this reply; where it speaks, text is the
+    transcript of audio, otherwise it is plain text. Out of band, `conversation_id` is None."""
 
     def __init__(
-        self, events: EventWriter, session: WireSession, spoken: bool, metadata: dict[str, str] | None
+        self,
+        events: EventWriter,
+        session: WireSession,
+        metadata: dict[str, str] | None,
+        conversation_id: str | None,
     ) -> None:
         self.id = new_id("resp")
         self._events = events
-        self._spoken = spoken
+        self._spoken = session.speaks
+        self._conversation_id = conversation_id
         self._session = session
         self._metadata = metadata
+        self._audio = AudioEncoder(session.audio.output.format)
         self._message: _OpenItem | None = None
         self._output: list[Item] = []
         self.finished = False
@@ -122,7 +138,7 @@ class ResponseWriter:
         self._message = _OpenItem(new_id("item"), len(self._output), previous_id)
         item = Item(self._message.item_id, "message", "assistant", (), "in_progress")
         self._item_event("response.output_item.added", item)
-        self._events.item_added(item, previous_id)
+        self._conversation_event(self._events.item_added, item, previous_id)
         part = Speech("") if self._spoken else Text("")
         self._part_event("response.content_part.added", part=self._part(part))
         return item
@@ -133,18 +149,22 @@ class ResponseWriter:
         kind = "response.output_audio_transcript.delta" if self._spoken else "response.output_text.delta"
         self._part_event(kind, delta=delta)
 
-    def audio_delta(self, pcm: Pcm) -> dict[str, Any]:
-        """The event that carries audio where there is no track."""
-        assert self._message is not None
-        return {
-            "type": "response.output_audio.delta",
-            "event_id": new_id("event"),
-            "response_id": self.id,
-            "item_id": self._message.item_id,
-            "output_index": self._message.output_index,
-            "content_index": 0,
-            "delta": encode_pcm(pcm),
-        }
+    def audio_delta(self, pcm: Pcm | None) -> dict[str, Any] | None:
+        """The event that carries audio where there is no track; with None for `pcm`, the last one. None if it would
+        carry nothing."""
+        if self._message is None:
+            return None
+        audio = self._audio.flush() if pcm is None else self._audio.feed(pcm)
+        if not audio:
+            return None
+        return self._events.event(
+            "response.output_audio.delta",
+            response_id=self.id,
+            item_id=self._message.item_id,
+            output_index=self._message.output_index,
+            content_index=0,
+            delta=audio,
+        )
 
     def close_message(self, status: Literal["completed", "incomplete"]) -> Item | None:
         """End the assistant's message; returns it as it stands."""
@@ -160,7 +180,7 @@ class ResponseWriter:
         self._part_event("response.content_part.done", part=self._part(part))
         item = Item(message.item_id, "message", "assistant", (part,), status)
         self._item_event("response.output_item.done", item)
-        self._events.item_done(item, message.previous_id)
+        self._conversation_event(self._events.item_done, item, message.previous_id)
         self._output.insert(message.output_index, item)
         self._message = None
         return item
@@ -180,12 +200,12 @@ class ResponseWriter:
         self._events.emit(
             "response.output_item.added", response_id=self.id, output_index=index, item=encode_item(begun)
         )
-        self._events.item_added(begun, previous_id)
+        self._conversation_event(self._events.item_added, begun, previous_id)
         self._events.emit("response.function_call_arguments.delta", **place, delta=call.arguments)
         self._events.emit("response.function_call_arguments.done", **place, name=call.name, arguments=call.arguments)
         done = replace(item, status="completed")
         self._events.emit("response.output_item.done", response_id=self.id, output_index=index, item=encode_item(done))
-        self._events.item_done(done, previous_id)
+        self._conversation_event(self._events.item_done, done, previous_id)
         self._output.append(done)
         return done
 
@@ -210,10 +230,12 @@ class ResponseWriter:
         return {
             "object": "realtime.response",
             "id": self.id,
+            "conversation_id": self._conversation_id,
             "status": status,
             "status_details": details,
             "output": [encode_item(item) for item in self._output],
             "output_modalities": ["audio" if self._spoken else "text"],
+            "audio": {"output": self._session.audio.output.model_dump(mode="json", include={"format", "voice"})},
             "max_output_tokens": self._session.max_output_tokens,
             "metadata": self._metadata,
             "usage": _usage(usage) if usage else None,
@@ -233,6 +255,10 @@ class ResponseWriter:
             content_index=0,
             **fields,
         )
+
+    def _conversation_event(self, tell: Callable[[Item, str | None], None], item: Item, previous: str | None) -> None:
+        if self._conversation_id is not None:
+            tell(item, previous)
 
     def _item_event(self, kind: str, item: Item) -> None:
         assert self._message is not None

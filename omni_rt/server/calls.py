@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 from omni_rt.config import Settings
 from omni_rt.engine.api import Engine, EngineError
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.settings import WireSession, merge
+from omni_rt.realtime.settings import WireSession, check_track_formats, merge
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.server.metrics import Metrics
 from omni_rt.server.places import Places
@@ -104,6 +104,8 @@ class Calls:
         wire = merge(
             merge(wire, {"audio": {"output": {"voice": capabilities.voices[0]}}}, capabilities), update, capabilities
         )
+        if prefix == "rtc":
+            check_track_formats(wire)
         session = Session(new_id(prefix), self._settings, self._engine, self._make_hearing, wire, self._metrics.observe)
         try:
             self.places.admit(session)

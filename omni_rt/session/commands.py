@@ -6,17 +6,17 @@ import asyncio
 import logging
 
 from omni_rt.core.conversation import Item, Speech, Text, UnknownItem
-from omni_rt.media.resample import Resampler
+from omni_rt.engine.api import ContextItem
 from omni_rt.realtime.client_events import (
     AnyEvent,
     AudioAppend,
     AudioClear,
     AudioCommit,
+    ImageAppend,
     ItemCreate,
     ItemDelete,
     ItemRetrieve,
     ItemTruncate,
-    MessageItem,
     OutputClear,
     ResponseCancel,
     ResponseCreate,
@@ -24,9 +24,13 @@ from omni_rt.realtime.client_events import (
     parse,
 )
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.items import WIRE_RATE, decode_item, decode_pcm, encode_item
-from omni_rt.realtime.settings import merge
+from omni_rt.realtime.item_models import AnyItem, InputItem, ItemReference, MessageItem
+from omni_rt.realtime.items import decode_item, encode_item
+from omni_rt.realtime.response_params import ResponseParams
+from omni_rt.realtime.settings import check_track_formats, merge
+from omni_rt.realtime.wire_audio import AudioDecoder
 from omni_rt.realtime.writer import new_id
+from omni_rt.session.image_buffer import ImageBuffer
 from omni_rt.session.policy import duplex_policy, engine_settings
 from omni_rt.session.session import Session
 
@@ -67,7 +71,8 @@ async def read_events(session: Session) -> None:
 class _Commands:
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._resampler = Resampler(WIRE_RATE, 16_000)
+        self._decoder = AudioDecoder(session.wire.audio.input.format)
+        self._images = ImageBuffer(session.settings.media, session.on_frame)
 
     async def do(self, event: AnyEvent) -> None:
         match event:
@@ -80,6 +85,8 @@ class _Commands:
             case AudioClear():
                 self._session.act(self._session.duplex.clear_by_client())
                 self._session.events.emit("input_audio_buffer.cleared")
+            case ImageAppend():
+                await self._append_image(event)
             case OutputClear():
                 self._session.act(self._session.duplex.clear_output())
             case ItemCreate():
@@ -89,33 +96,45 @@ class _Commands:
                 self._session.events.emit("conversation.item.retrieved", item=encode_item(item))
             case ItemDelete():
                 self._session.conversation.remove(event.item_id)
-                self._rebuild_context()
+                self._session.rebuild_context()
                 self._session.events.item_deleted(event.item_id)
             case ItemTruncate():
                 self._truncate(event)
             case ResponseCreate():
-                self._create_response(event)
+                await self._create_response(event)
             case ResponseCancel():
                 self._cancel(event)
 
     def _update(self, event: SessionUpdate) -> None:
         session = self._session
         wire = merge(session.wire, event.session, session.capabilities)
+        if self._has_track:
+            check_track_formats(wire)
         if session.replies.spoke and wire.voice != session.wire.voice:
             raise WireError(
                 "cannot_update_voice", "The voice is fixed once it was heard.", "session.audio.output.voice"
             )
         before, session.wire = session.wire, wire
+        if wire.audio.input.format != self._decoder.form:
+            self._decoder = AudioDecoder(wire.audio.input.format)
         if engine_settings(wire) != engine_settings(before) and session.link.session is not None:
             session.link.session.configure(engine_settings(wire))
         session.act(session.duplex.set_policy(duplex_policy(wire, session.settings.turn)))
         session.events.session("session.updated", wire)
 
     async def _append(self, event: AudioAppend) -> None:
-        pcm = self._resampler.feed(decode_pcm(event.audio, "audio"))
+        pcm = self._decoder.feed(event.audio, "audio")
         for start in range(0, len(pcm), APPEND_STEP):
             self._session.on_audio(pcm[start : start + APPEND_STEP], False)
             await asyncio.sleep(0)
+
+    async def _append_image(self, event: ImageAppend) -> None:
+        if self._has_track:
+            raise WireError("unsupported", "In a WebRTC call pictures come by a video track.", "type")
+        if not self._session.capabilities.image_input:
+            name = self._session.capabilities.name
+            raise WireError("unsupported", f"The engine {name!r} does not look at pictures.", "type")
+        await self._images.append(event.image)
 
     def _commit(self) -> None:
         session = self._session
@@ -128,11 +147,7 @@ class _Commands:
 
     async def _create_item(self, event: ItemCreate) -> None:
         session = self._session
-        item_id, call_id = event.item.id or new_id("item"), new_id("call")
-        if isinstance(event.item, MessageItem) and any(part.type != "input_text" for part in event.item.content):
-            item = await asyncio.to_thread(decode_item, event.item, item_id, call_id)
-        else:
-            item = decode_item(event.item, item_id, call_id)
+        item = await self._decode(event.item, "item")
         at_end = event.previous_item_id in (None, session.conversation.last_id())
         try:
             previous = session.conversation.add(item, event.previous_item_id)
@@ -141,8 +156,20 @@ class _Commands:
         if at_end:
             self._append_to_context(item)
         else:
-            self._rebuild_context()
+            self._session.rebuild_context()
         session.events.item(item, previous)
+
+    @property
+    def _has_track(self) -> bool:
+        transport = self._session.transport
+        return transport is not None and transport.server_plays
+
+    async def _decode(self, item: AnyItem, path: str) -> Item:
+        """Off the event loop where there is sound or a picture. Raises WireError naming the field, within `path`."""
+        given = item.id or new_id("item"), new_id("call"), self._session.wire.audio.input.format, path
+        if isinstance(item, MessageItem) and any(part.type != "input_text" for part in item.content):
+            return await asyncio.to_thread(decode_item, item, *given)
+        return decode_item(item, *given)
 
     def _append_to_context(self, item: Item) -> None:
         engine = self._session.link.session
@@ -153,15 +180,7 @@ class _Commands:
         elif item.kind == "message" and all(isinstance(part, Text) for part in item.parts):
             engine.append_text(item.text, item.role, item.id)
         else:
-            self._rebuild_context()
-
-    def _rebuild_context(self) -> None:
-        """For what cannot be appended: the engine keeps its cache as far as the items agree."""
-        session = self._session
-        if session.link.session is not None:
-            session.act(session.duplex.cancel_reply())
-            session.link.session.restore(session.conversation.context())
-            session.on_engine_back()
+            self._session.rebuild_context()
 
     def _truncate(self, event: ItemTruncate) -> None:
         session = self._session
@@ -170,19 +189,41 @@ class _Commands:
             raise WireError("invalid_value", "Only the assistant's spoken messages can be truncated.", "item_id")
         if session.replies.speaking_item == event.item_id:
             session.act(session.duplex.cancel_reply())
-        session.replies.truncate(event.item_id, event.audio_end_ms)
+        if not session.replies.truncate(event.item_id, event.audio_end_ms):
+            session.rebuild_context()
 
-    def _create_response(self, event: ResponseCreate) -> None:
+    async def _create_response(self, event: ResponseCreate) -> None:
         session = self._session
+        params = event.response or ResponseParams()
+        params.check(session.wire, session.capabilities, self._has_track)
+        if params.out_of_band:
+            items = session.conversation.context() if params.input is None else await self._own_input(params.input)
+            session.side_replies.ask(params, session.wire, items, event.event_id)
+            return
         if session.duplex.making:
             raise WireError(
                 "conversation_already_has_active_response", "A response is being made; cancel it or wait for its end."
             )
-        session.next_params = event.response
+        session.next_params = params
         session.act(session.duplex.create_reply())
+
+    async def _own_input(self, given: tuple[InputItem, ...]) -> tuple[ContextItem, ...]:
+        """What a response out of band is made on. Raises WireError naming the field."""
+        items: list[ContextItem] = []
+        for number, item in enumerate(given):
+            path = f"response.input.{number}"
+            if not isinstance(item, ItemReference):
+                items.append((await self._decode(item, path)).context())
+            elif item.id in self._session.conversation:
+                items.append(self._session.conversation.get(item.id).context())
+            else:
+                raise WireError("item_not_found", f"There is no item {item.id!r}.", f"{path}.id")
+        return tuple(items)
 
     def _cancel(self, event: ResponseCancel) -> None:
         session = self._session
+        if event.response_id is not None and session.side_replies.cancel(event.response_id):
+            return
         active = session.replies.active_response
         if not session.duplex.making or (event.response_id is not None and event.response_id != active):
             raise WireError("response_cancel_not_active", "There is no such response being made.", "response_id")

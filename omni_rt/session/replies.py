@@ -13,22 +13,24 @@ from omni_rt.core.conversation import Conversation, Item
 from omni_rt.core.duplex import Duplex
 from omni_rt.core.playout import Playout, Trail
 from omni_rt.engine.api import (
+    OUTPUT_RATE,
     AudioDelta,
     CallDelta,
     Chunk,
     EngineError,
     Mark,
+    Pcm,
     ReplyEnd,
-    RespondOptions,
     TextDelta,
+    Usage,
 )
-from omni_rt.realtime.client_events import ResponseParams
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.settings import FunctionChoice, WireSession, tools_of
-from omni_rt.realtime.writer import EventWriter, ResponseStatus, ResponseWriter
+from omni_rt.realtime.response_params import ResponseParams
+from omni_rt.realtime.settings import WireSession
+from omni_rt.realtime.writer import EventWriter, ResponseStatus, ResponseWriter, new_id
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
-from omni_rt.session.reply import Reply
+from omni_rt.session.reply import ENDS, Reply
 from omni_rt.transport.base import SentAudio, Transport
 
 log = logging.getLogger(__name__)
@@ -42,12 +44,6 @@ EXACT_MS = 20
 # Replies that a client may still truncate.
 KEPT_REPLIES = 16
 
-_ENDS: dict[str, tuple[ResponseStatus, str | None]] = {
-    "completed": ("completed", None),
-    "max_tokens": ("incomplete", "max_output_tokens"),
-    "cancelled": ("cancelled", "client_cancelled"),
-    "failed": ("failed", None),
-}
 _STOPS: dict[str, tuple[ResponseStatus, str | None]] = {
     "turn_detected": ("cancelled", "turn_detected"),
     "client_cancelled": ("cancelled", "client_cancelled"),
@@ -79,6 +75,7 @@ class Replies:
         self._past: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._silenced: asyncio.Future[float] | None = None
+        self.conversation_id = new_id("conv")
         self.playout = Playout()
         self.spoke = False
 
@@ -105,18 +102,22 @@ class Replies:
         moments: Moments,
         params: ResponseParams | None = None,
         mark: Mark | None = None,
+        refused: WireError | None = None,
     ) -> None:
-        """Ask the engine for a reply; with `mark` it is held until `release` or `abandon`."""
-        options = _options(generation, session, params)
-        writer = ResponseWriter(self._events, session, options.audio, params.metadata if params else None)
-        reply = Reply(options, writer, moments, mark, held=None if mark is None else [])
+        """Ask the engine for a reply; with `mark` it is held until `release` or `abandon`. One that is `refused` fails
+        without the engine."""
+        params = params or ResponseParams()
+        options = params.options(generation, session)
+        writer = ResponseWriter(self._events, params.over(session), params.metadata, self.conversation_id)
+        held: list[Chunk] | None = None if mark is None else []
+        reply = Reply(options, writer, moments, mark, held, speed=session.audio.output.speed)
         self._current = reply
         self._past = [*self._past[-KEPT_REPLIES:], reply]
         if reply.held is None:
             writer.created()
         else:
             moments.mark("speculation_started")
-        self._spawn(self._run(reply))
+        self._spawn(self._run(reply, refused))
 
     def release(self, generation: int) -> None:
         """The held reply may be heard."""
@@ -162,7 +163,7 @@ class Replies:
         if self._link.session is not None and action.reason != "engine_lost":
             self._link.session.cancel(reply.generation)
             if reply.options.audio:
-                asked = self._link.session.keep_heard(reply.generation, heard_ms)
+                asked = self._keep(reply, heard_ms)
         self._store(reply.writer.close_message("incomplete"))
         status, reason = _STOPS[action.reason]
         reply.writer.done(status, reason, reply.usage, "the engine was lost" if status == "failed" else "")
@@ -187,13 +188,30 @@ class Replies:
         self._note(reply)
         self.playout.forget(generation)
 
-    def truncate(self, item_id: str, audio_ms: int) -> None:
-        """The client says how much of a reply it played. Raises WireError for an item that is no spoken reply."""
+    def truncate(self, item_id: str, audio_ms: int) -> bool:
+        """The client says how much of a reply it played. Raises WireError for an item that is no spoken reply.
+
+        False if the engine no longer knows the reply by itself: its context must be made anew.
+        """
         reply = next((r for r in reversed(self._past) if r.message_id == item_id), None)
         if reply is None:
             raise WireError("invalid_value", f"{item_id!r} is no spoken reply that can be truncated.", "item_id")
         heard_ms = min(audio_ms, round(reply.audio_ms))
-        self._spawn(self._settle(reply, heard_ms, self._keep(reply, heard_ms)))
+        if reply.known:
+            self._spawn(self._settle(reply, heard_ms, self._keep(reply, heard_ms)))
+        else:
+            self._settled(reply, heard_ms, reply.estimate_heard(heard_ms))
+        return reply.known
+
+    def context_restored(self) -> None:
+        """The engine has the replies so far as items; it cannot cut them any more."""
+        for reply in self._past:
+            reply.known = False
+
+    @property
+    def latest_usage(self) -> Usage:
+        """Of the newest reply."""
+        return self._past[-1].usage if self._past else Usage()
 
     # -- what the engine and the transport tell
 
@@ -226,8 +244,8 @@ class Replies:
         if self._silenced is not None and not self._silenced.done():
             self._silenced.set_result(stream_ms)
 
-    def audio_event(self, generation: int, pcm: Any) -> dict[str, Any] | None:
-        """The event that carries a reply's audio over a transport without tracks."""
+    def audio_event(self, generation: int, pcm: Pcm | None) -> dict[str, Any] | None:
+        """The event that carries a reply's audio over a transport without tracks; None if there is nothing to carry."""
         reply = self._of(generation)
         return None if reply is None else reply.writer.audio_delta(pcm)
 
@@ -238,7 +256,10 @@ class Replies:
 
     # -- inside
 
-    async def _run(self, reply: Reply) -> None:
+    async def _run(self, reply: Reply, refused: WireError | None) -> None:
+        if refused is not None:
+            self._made(reply, ReplyEnd(reply.generation, "failed", error=str(refused)), refused)
+            return
         try:
             engine = self._link.session or await self._link.wait()
             async for chunk in engine.respond(reply.options):
@@ -258,15 +279,20 @@ class Replies:
             case TextDelta(_, text):
                 self._open(reply)
                 reply.writer.text_delta(text)
-            case AudioDelta(_, pcm, _):
+            case AudioDelta():
                 self._open(reply)
-                self.playout.queue(reply.generation, reply.spoke(chunk))
-                if self._transport is not None:
-                    self._transport.send_audio(reply.generation, pcm)
+                self._play(reply, reply.spoke(chunk))
             case CallDelta():
                 self._conversation.add(reply.writer.call(chunk, self._conversation.last_id()))
             case ReplyEnd():
                 self._made(reply, chunk)
+
+    def _play(self, reply: Reply, pcm: Pcm) -> None:
+        if not len(pcm):
+            return
+        self.playout.queue(reply.generation, len(pcm) * 1000 / OUTPUT_RATE)
+        if self._transport is not None:
+            self._transport.send_audio(reply.generation, pcm)
 
     def _open(self, reply: Reply) -> None:
         item = reply.writer.open_message(self._conversation.last_id())
@@ -274,15 +300,18 @@ class Replies:
             reply.message_id = item.id
             self._conversation.add(item)
 
-    def _made(self, reply: Reply, end: ReplyEnd) -> None:
+    def _made(self, reply: Reply, end: ReplyEnd, refused: WireError | None = None) -> None:
+        if reply.stopped:
+            return
         reply.usage = end.usage
+        self._play(reply, reply.rest())
         if self._transport is not None:
             self._transport.end_audio(reply.generation)
         self.playout.end(reply.generation)
-        status, reason = _ENDS[end.reason]
+        status, reason = ENDS[end.reason]
         self._store(reply.writer.close_message("completed" if status == "completed" else "incomplete"))
         if end.reason == "failed":
-            self._events.error(WireError("engine_failed", end.error, kind="server_error"))
+            self._events.error(refused or WireError("engine_failed", end.error, kind="server_error"))
         reply.writer.done(status, reason, end.usage, end.error)
         self._act(self._duplex.reply_made(reply.generation))
         self._spawn(self._watch(reply))
@@ -296,7 +325,7 @@ class Replies:
 
     def _keep(self, reply: Reply, heard_ms: int) -> Awaitable[str] | None:
         engine = self._link.session
-        return None if engine is None else engine.keep_heard(reply.generation, heard_ms)
+        return None if engine is None else engine.keep_heard(reply.generation, round(reply.made_ms(heard_ms)))
 
     async def _settle_when_silent(
         self,
@@ -324,6 +353,9 @@ class Replies:
         except EngineError as error:
             log.warning("what was heard is estimated: %s", error)
             heard = reply.estimate_heard(heard_ms)
+        self._settled(reply, heard_ms, heard)
+
+    def _settled(self, reply: Reply, heard_ms: int, heard: str) -> None:
         item_id = reply.message_id
         if item_id is None or item_id not in self._conversation:
             return
@@ -368,18 +400,3 @@ class Replies:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a reply's task failed", exc_info=error)
             self._events.error(WireError("internal", f"The server failed: {error}.", kind="server_error"))
-
-
-def _options(generation: int, session: WireSession, params: ResponseParams | None) -> RespondOptions:
-    params = params or ResponseParams()
-    choice = params.tool_choice or session.tool_choice
-    limit = params.max_output_tokens or session.max_output_tokens
-    modalities = params.output_modalities or session.output_modalities
-    return RespondOptions(
-        generation=generation,
-        audio=modalities == ("audio",),
-        instructions=params.instructions,
-        tools=None if params.tools is None else tools_of(params.tools),
-        tool_choice=choice.name if isinstance(choice, FunctionChoice) else choice,
-        max_tokens=None if limit == "inf" else limit,
-    )

@@ -13,13 +13,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from omni_rt.engine.api import OUTPUT_RATE, Pcm
 from omni_rt.transport.base import SentAudio, TransportListener
 
-AudioEvent = Callable[[int, Pcm], dict[str, Any] | None]
+AudioEvent = Callable[[int, Pcm | None], dict[str, Any] | None]
 
 
 class WebSocketTransport:
     """Serves one accepted WebSocket; `run` returns when it is over.
 
-    `audio_event` wraps a reply's audio into the event that carries it; None means that the reply is over already.
+    `audio_event` wraps a reply's audio into the event that carries it, and what is left of it at its end (None for the
+    audio); it gives None when there is nothing to carry.
     """
 
     server_plays = False
@@ -56,9 +57,8 @@ class WebSocketTransport:
 
     def send_audio(self, generation: int, pcm: Pcm) -> None:
         event = self._audio_event(generation, pcm)
-        if event is None:
-            return
-        self.send_event(event)
+        if event is not None:
+            self.send_event(event)
         length = len(pcm) * 1000 / OUTPUT_RATE
         at = self._sent_ms.get(generation, 0.0)
         self._sent_ms = {generation: at + length}
@@ -66,7 +66,9 @@ class WebSocketTransport:
         self._stream_ms += length
 
     def end_audio(self, generation: int) -> None:
-        """Nothing is held back here."""
+        event = self._audio_event(generation, None)
+        if event is not None:
+            self.send_event(event)
 
     def set_gain(self, gain: float) -> None:
         """The client plays; it has its own volume."""

@@ -17,7 +17,8 @@ from PIL import Image
 from omni_rt.engine.api import Pcm
 from omni_rt.engine.qwen3_omni.prompt import Prompt
 from omni_rt.media.resample import resample
-from omni_rt.realtime.items import encode_pcm
+from omni_rt.realtime.settings import PcmFormat
+from omni_rt.realtime.wire_audio import AudioEncoder
 from tests.qwen3_omni.qwen_tokenizer import tokenizer
 from tests.support.clients import SocketPeer, empty, socket_peer
 from tests.support.qwen import CONTEXT, SCRIPTED, TINY, WRITE, tokens
@@ -90,7 +91,9 @@ class Talk:
         """Say something at 16 kHz, faster than anybody can."""
         sound = resample(pcm, 16_000, 24_000)
         for start in range(0, len(sound), 24_000):
-            await self.peer.send("input_audio_buffer.append", audio=encode_pcm(sound[start : start + 24_000]))
+            await self.peer.send(
+                "input_audio_buffer.append", audio=AudioEncoder(PcmFormat()).feed(sound[start : start + 24_000])
+            )
 
 
 class Answer:
@@ -244,10 +247,10 @@ async def test_pictures_that_are_none(talk: Talk) -> None:
 
 
 async def test_audio_of_one_sample(talk: Talk) -> None:
-    await talk.peer.send("input_audio_buffer.append", audio=encode_pcm(np.ones(1, np.int16)))
+    await talk.peer.send("input_audio_buffer.append", audio=AudioEncoder(PcmFormat()).feed(np.ones(1, np.int16)))
     await talk.peer.send("input_audio_buffer.commit")
     assert (await talk.peer.wait("error"))["error"]["code"] == "input_audio_buffer_commit_empty"
-    await talk.show({"type": "input_audio", "audio": encode_pcm(np.ones(1, np.int16))})
+    await talk.show({"type": "input_audio", "audio": AudioEncoder(PcmFormat()).feed(np.ones(1, np.int16))})
     await talk.lives()
 
 
@@ -266,9 +269,9 @@ async def test_a_tool_schema_that_is_none(talk: Talk, parameters: dict[str, Any]
     told = await talk.update(tools=[bad])
     assert told["error"]["code"] == "tool_schema"
     assert "'weather'" in told["error"]["message"]
-    refused = await talk.respond(tools=[bad])
-    assert refused.status == "failed"
-    assert "tool_schema" in talk.messages()[-1]
+    await talk.peer.send("response.create", response={"tools": [bad]})
+    refused = (await talk.peer.wait("error", "response.created"))["error"]
+    assert (refused["code"], refused["param"]) == ("tool_schema", "response.tools")
     # nothing of it stays: later settings are taken, and the next reply is made
     assert (await talk.update(tools=[WEATHER]))["type"] == "session.updated"
     await talk.lives()

@@ -26,6 +26,7 @@ from omni_rt.engine.api import (
     SessionSettings,
     TextDelta,
     Transcript,
+    Usage,
 )
 from omni_rt.session.session import Heard
 from omni_rt.transport.base import SentAudio, TransportListener
@@ -40,6 +41,7 @@ class ScriptedEngineSession:
         self.words: list[str] = ["one", "two", "three"]
         self.tool: CallDelta | None = None
         self.fail = ""
+        self.usage = Usage()
         self.go = asyncio.Event()
         self.go.set()
         self.understood = "hello there"
@@ -97,15 +99,17 @@ class ScriptedEngineSession:
             await asyncio.sleep(0)
         if self.tool is not None:
             yield CallDelta(generation, self.tool.call_id, self.tool.name, self.tool.arguments)
-        yield ReplyEnd(generation, "completed")
+        yield ReplyEnd(generation, "completed", self.usage)
 
     def cancel(self, generation: int) -> None:
         self.calls.append(("cancel", generation))
         self.cancelled.add(generation)
 
-    async def keep_heard(self, generation: int, audio_ms: int) -> str:
+    def keep_heard(self, generation: int, audio_ms: int) -> asyncio.Future[str]:
         self.calls.append(("keep_heard", generation, audio_ms))
-        return " ".join(self.said.get(generation, [])[: audio_ms // 200])
+        heard: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        heard.set_result(" ".join(self.said.get(generation, [])[: audio_ms // 200]))
+        return heard
 
     def restore(self, items: Sequence[ContextItem]) -> None:
         self.calls.append(("restore", tuple(item.text for item in items)))
@@ -167,14 +171,14 @@ class KeptTransport:
         self.listener = listener
         self.events: list[dict[str, Any]] = []
         self.notes: list[dict[str, Any]] = []
-        self.queue: list[tuple[int, int]] = []
+        self.queue: list[tuple[int, float]] = []
         self.gains: list[float] = []
         self.stream_ms = 0.0
         self.reply_ms: dict[int, float] = {}
         self.closed = False
 
     def send_audio(self, generation: int, pcm: Pcm) -> None:
-        self.queue.append((generation, len(pcm) // 24))
+        self.queue.append((generation, len(pcm) / 24))
 
     def end_audio(self, generation: int) -> None: ...
 

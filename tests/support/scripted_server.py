@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from omni_rt.config import Settings
 from omni_rt.engine.api import (
@@ -89,7 +89,12 @@ class ScriptedServer:
         self.engine = ToneEngine()
         self.ears = Ears.load(model("silero-vad-v6"), model("smart-turn-v3.2"))
         self.calls = Calls(settings, self.engine, self.ears.listen, Metrics())
-        app = Starlette(routes=[Route("/v1/realtime/calls", self.calls.create, methods=["POST"])])
+        app = Starlette(
+            routes=[
+                Route("/v1/realtime/calls", self.calls.create, methods=["POST"]),
+                WebSocketRoute("/v1/realtime", self.calls.websocket),
+            ]
+        )
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self._thread = threading.Thread(target=self._serve, name="scripted-server")

@@ -54,7 +54,10 @@ def running_server(folder: Path, *overrides: str, ready_s: float = 240.0, factor
     options = ["--host", "127.0.0.1", "--port", str(port)]
     if overrides:
         options += ["--set", *overrides]
-    code = "import sys; from omni_rt.cli import main; sys.exit(main(['serve', *sys.argv[1:]]))"
+    code = (
+        "from tests.support.strict_events import install_in_server; install_in_server(); "
+        "import sys; from omni_rt.cli import main; sys.exit(main(['serve', *sys.argv[1:]]))"
+    )
     if factory:
         code = (
             "from functools import partial; import omni_rt.server.app as app; "

@@ -1,0 +1,81 @@
+"""A session between stand-ins, as a fixture."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from omni_rt.config import Settings, validate
+from omni_rt.realtime.settings import WireSession
+from omni_rt.session.commands import read_events
+from omni_rt.session.session import Session
+from tests.support.scripted import KeptTransport, ScriptedEars, ScriptedEngine, ScriptedEngineSession
+
+
+class Stage:
+    """A session between stand-ins."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.engine = ScriptedEngine()
+        self.ears: list[ScriptedEars] = []
+        self.session = Session("s", settings, self.engine, self._hearing, WireSession(id="s", model="m"))
+        self.transport = KeptTransport(self.session)
+
+    def _hearing(self, tell: Any) -> ScriptedEars:
+        self.ears.append(ScriptedEars(tell))
+        return self.ears[-1]
+
+    @property
+    def model(self) -> ScriptedEngineSession:
+        return self.engine.sessions[-1]
+
+    def hear(self, ms: int, loud: bool) -> None:
+        for _ in range(ms // 20):
+            self.session.on_audio(np.full(320, 5000 if loud else 0, np.int16), False)
+
+    async def settle(self) -> None:
+        for _ in range(60):
+            await asyncio.sleep(0)
+
+    async def turn(self) -> None:
+        """A second of speech and the silence that ends it."""
+        self.hear(1000, True)
+        self.hear(300, False)
+        await self.settle()
+
+    async def until(self, kind: str) -> dict[str, Any]:
+        async with asyncio.timeout(5):
+            while kind not in self.transport.kinds():
+                await asyncio.sleep(0.005)
+        return self.last(kind)
+
+    def last(self, kind: str) -> dict[str, Any]:
+        return next(e for e in reversed(self.transport.events) if e["type"] == kind)
+
+    async def tell(self, **event: Any) -> None:
+        self.session.on_event(json.dumps(event))
+        await self.settle()
+
+    def texts(self) -> list[tuple[str, str]]:
+        return [(item.role, item.text) for item in self.session.conversation]
+
+
+async def open_stage(**turn: Any) -> Stage:
+    """An open session; `turn` are settings of the section of that name."""
+    stage = Stage(validate({"turn": turn}))
+    await stage.session.open()
+    stage.session.attach(stage.transport, read_events)
+    stage.session.on_open()
+    return stage
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = await open_stage()
+    yield stage
+    await stage.session.close("test over")
