@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+API_KEY_ENV = "OMNI_RT_API_KEY"
+"""The environment variable that holds a key: one the server takes, or the one a client of ours sends."""
+
 
 class ConfigError(Exception):
     """A setting is unknown or out of range; the message names the key and what is allowed."""
@@ -24,6 +27,11 @@ class ServerSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=1, le=65535, description="TCP port of page and API")
     max_sessions: int = Field(3, ge=1, le=1000, description="sessions served at once; one more is told 'busy'")
+    keys_file: str = Field("", description="file of API keys, made by `omni-rt keys`; empty: none")
+    allow_without_keys: bool = Field(False, description="serve other machines although no API key is set")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins (https://host:port) whose pages may use the API; '*' is all"
+    )
     max_event_bytes: int = Field(15 * 2**20, ge=1024, le=64 * 2**20, description="largest client event")
     max_buffered_audio_s: int = Field(300, ge=10, le=1800, description="longest utterance kept")
     silent_transport_s: float = Field(

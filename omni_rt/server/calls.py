@@ -19,6 +19,7 @@ from omni_rt.engine.api import Engine, EngineError
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.settings import WireSession, merge
 from omni_rt.realtime.writer import EventWriter, new_id
+from omni_rt.server.door import SUBPROTOCOL
 from omni_rt.server.metrics import Metrics
 from omni_rt.server.places import Places
 from omni_rt.session.commands import read_events
@@ -81,7 +82,7 @@ class Calls:
     async def websocket(self, socket: WebSocket) -> None:
         """WebSocket /v1/realtime."""
         protocols = socket.scope.get("subprotocols", [])
-        await socket.accept(subprotocol="realtime" if "realtime" in protocols else None)
+        await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in protocols else None)
         try:
             session = await self._open("sess", {})
         except WireError as error:

@@ -1,6 +1,7 @@
 /** One call: the peer connection, its three data channels, and the request that sets it up. */
 
 import { CallFailure } from "./failures.js";
+import { authorization } from "./key.js";
 
 const CALLS = "v1/realtime/calls";
 const ANSWER_MS = 15000;
@@ -76,7 +77,10 @@ export class Call extends EventTarget {
   /** Hangs up. Safe to call again, and while the page is being left. */
   close() {
     this.#over = true;
-    if (this.#address) navigator.sendBeacon(`${this.#address}/hangup`);
+    if (this.#address) {
+      const request = { method: "POST", headers: authorization(), keepalive: true };
+      void fetch(`${this.#address}/hangup`, request).catch(() => {});
+    }
     this.#address = null;
     this.peer.close();
   }
@@ -122,6 +126,7 @@ async function request(form, signal) {
     response = await fetch(CALLS, {
       method: "POST",
       body: form,
+      headers: authorization(),
       signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]),
     });
   } catch (error) {
@@ -131,6 +136,7 @@ async function request(form, signal) {
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
   const error = body?.error ?? {};
+  if (response.status === 401) throw new CallFailure("no-key", error.message);
   if (error.code === "busy") throw new CallFailure("busy", error.message);
   throw new CallFailure("refused", error.message ?? `HTTP ${response.status}`);
 }
