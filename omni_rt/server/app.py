@@ -39,6 +39,7 @@ def api_routes(calls: Calls, door: Door) -> list[BaseRoute]:
     return [
         Route("/v1/realtime/calls", calls.create, methods=["POST"], middleware=guard),
         Route("/v1/realtime/calls/{call_id}/hangup", calls.hangup, methods=["POST"], middleware=guard),
+        Route("/v1/realtime/client_secrets", calls.make_client_secret, methods=["POST"], middleware=guard),
         WebSocketRoute("/v1/realtime", calls.websocket, middleware=guard),
     ]
 
@@ -53,7 +54,7 @@ class Server:
         self.metrics = Metrics()
         self._ears: Ears | None = None
         self.door = Door(settings.server)
-        self.calls = Calls(settings, self.engine, self._listen, self.metrics)
+        self.calls = Calls(settings, self.engine, self._listen, self.metrics, self.door.ephemeral)
         self.app = Starlette(
             routes=[
                 *api_routes(self.calls, self.door),

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from omni_rt.realtime.errors import WireError
+from omni_rt.server.door import Grant
 from omni_rt.session.session import Session
 
 
@@ -15,6 +16,7 @@ class Places:
     def __init__(self, limit: int, on_change: Callable[[int], None] = lambda _: None) -> None:
         self._limit = limit
         self._sessions: dict[str, Session] = {}
+        self._grants: dict[str, Grant] = {}
         self._on_change = on_change
         self._ends: set[asyncio.Task[None]] = set()
 
@@ -24,10 +26,12 @@ class Places:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def get(self, session_id: str) -> Session | None:
-        return self._sessions.get(session_id)
+    def get(self, session_id: str, grant: Grant) -> Session | None:
+        """The session of this id, None if there is none that this grant may control."""
+        opened_by = self._grants.get(session_id)
+        return self._sessions[session_id] if opened_by is not None and grant.may_control(opened_by) else None
 
-    def admit(self, session: Session) -> None:
+    def admit(self, session: Session, grant: Grant) -> None:
         """Take a place until the session ends. Raises WireError `busy`."""
         if len(self._sessions) >= self._limit:
             raise WireError(
@@ -36,6 +40,7 @@ class Places:
                 kind="server_error",
             )
         self._sessions[session.id] = session
+        self._grants[session.id] = grant
         self._on_change(len(self._sessions))
         task = asyncio.get_running_loop().create_task(self._leave(session))
         self._ends.add(task)
@@ -47,5 +52,5 @@ class Places:
 
     async def _leave(self, session: Session) -> None:
         await session.ended.wait()
-        del self._sessions[session.id]
+        del self._sessions[session.id], self._grants[session.id]
         self._on_change(len(self._sessions))

@@ -8,7 +8,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -22,32 +21,7 @@ from omni_rt.config import API_KEY_ENV, validate
 from omni_rt.server.keys import Key, KeyRing, KeysError, add_key, is_loopback, key_ring, read_keys
 from omni_rt.transport.caller import CallError
 from tests.support.clients import call_peer, empty, socket_peer
-from tests.support.echo_engine import ECHO
-from tests.support.server import RunningServer, running_server
-
-
-@pytest.fixture(scope="module")
-def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("keys") / "keys"
-
-
-@pytest.fixture(scope="module")
-def key(keys_file: Path) -> str:
-    return add_key(keys_file, "someone")
-
-
-@pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory, keys_file: Path, key: str) -> Iterator[RunningServer]:
-    """A server that asks for `key`."""
-    folder = tmp_path_factory.mktemp("locked")
-    with running_server(folder, f"server.keys_file={json.dumps(str(keys_file))}", factory=ECHO) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def unlocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with running_server(tmp_path_factory.mktemp("unlocked"), factory=ECHO) as running:
-        yield running
+from tests.support.server import RunningServer
 
 
 def test_a_key_is_printed_once_and_kept_as_a_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
