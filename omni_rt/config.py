@@ -32,6 +32,15 @@ class ServerSettings(Section):
     cors_origins: tuple[str, ...] = Field(
         (), description="origins (https://host:port) whose pages may use the API; '*' is all"
     )
+    max_sessions_per_key: int = Field(
+        0, ge=0, le=1000, description="sessions of one API key at once; 0: as many as there are places"
+    )
+    idle_s: float = Field(
+        600.0, ge=0.0, le=86_400.0, description="seconds without sound, event or reply that end a session; 0: no limit"
+    )
+    max_session_s: float = Field(
+        0.0, ge=0.0, le=604_800.0, description="seconds after which any session ends; 0: no limit"
+    )
     max_event_bytes: int = Field(15 * 2**20, ge=1024, le=64 * 2**20, description="largest client event")
     max_buffered_audio_s: int = Field(300, ge=10, le=1800, description="longest utterance kept")
     silent_transport_s: float = Field(

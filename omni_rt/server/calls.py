@@ -17,10 +17,11 @@ from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.settings import WireSession, merge
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.server.bodies import read_body, read_offer, read_secret_request
-from omni_rt.server.door import SUBPROTOCOL, Grant, grant_of
+from omni_rt.server.door import SUBPROTOCOL, Grant, Refused, grant_of, refuse
 from omni_rt.server.ephemeral import Ephemeral
 from omni_rt.server.metrics import Metrics
 from omni_rt.server.places import Places
+from omni_rt.server.sideband import attach, check_room
 from omni_rt.session.commands import read_events
 from omni_rt.session.session import MakeHearing, Session
 from omni_rt.transport.webrtc import SdpError, WebRtcTransport
@@ -35,7 +36,10 @@ TRY_AGAIN_LATER = 1013
 
 _HTTP_STATUS = {
     "busy": 429,
+    "too_many_sessions": 429,
+    "too_many_sidebands": 429,
     "too_many_client_secrets": 429,
+    "call_not_found": 404,
     "engine_down": 503,
     "insufficient_permissions": 403,
     "unsupported_content_type": 415,
@@ -55,7 +59,7 @@ class Calls:
         self._make_hearing = make_hearing
         self._metrics = metrics
         self._ephemeral = ephemeral
-        self.places = Places(settings.server.max_sessions, metrics.sessions.set)
+        self.places = Places(settings.server, metrics.sessions.set)
 
     async def create(self, request: Request) -> Response:
         """POST /v1/realtime/calls: an SDP offer, alone or in a form with a session; answers 201 with SDP."""
@@ -84,7 +88,7 @@ class Calls:
         """POST /v1/realtime/calls/{call_id}/hangup."""
         session = self.places.get(request.path_params["call_id"], grant_of(request))
         if session is None:
-            return self._refuse(WireError("call_not_found", "There is no such call; it may have ended."), 404)
+            return self._refuse(_not_found())
         await session.close("the client hung up")
         return Response(status_code=200)
 
@@ -102,9 +106,12 @@ class Calls:
         return JSONResponse({"value": value, "expires_at": secret.expires_at, "session": wire.echo()})
 
     async def websocket(self, socket: WebSocket) -> None:
-        """WebSocket /v1/realtime."""
-        protocols = socket.scope.get("subprotocols", [])
-        await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in protocols else None)
+        """WebSocket /v1/realtime: a session of its own, or with `?call_id=` a sideband of a call."""
+        call_id = socket.query_params.get("call_id")
+        if call_id is not None:
+            await self._sideband(socket, call_id)
+            return
+        await _accept(socket)
         try:
             session = await self._open("sess", grant_of(socket), {})
         except WireError as error:
@@ -119,6 +126,19 @@ class Calls:
         self._metrics.opened.labels("websocket").inc()
         await transport.run()
         await session.close("the WebSocket ended")
+
+    async def _sideband(self, socket: WebSocket, call_id: str) -> None:
+        session = self.places.get(call_id, grant_of(socket))
+        try:
+            if session is None or not isinstance(session.transport, WebRtcTransport):
+                raise _not_found()
+            check_room(session)
+        except WireError as error:
+            self._metrics.refused.labels(error.code).inc()
+            await refuse(socket.scope, socket.receive, socket.send, Refused(_HTTP_STATUS[error.code], error))
+            return
+        await _accept(socket)
+        await attach(socket, session, MAX_QUEUED_EVENTS)
 
     def _wire(self, *updates: Mapping[str, Any]) -> WireSession:
         """A new session's settings: the server's own, then each update. Raises WireError."""
@@ -143,7 +163,17 @@ class Calls:
             raise WireError(error.code, str(error), kind="server_error") from error
         return session
 
-    def _refuse(self, error: WireError, status: int | None = None) -> Response:
+    def _refuse(self, error: WireError) -> Response:
         self._metrics.refused.labels(error.code).inc()
-        headers = {"Retry-After": "5"} if error.code == "busy" else {}
-        return JSONResponse({"error": error.body()}, status or _HTTP_STATUS.get(error.code, 400), headers)
+        headers = {"Retry-After": "5"} if error.code in ("busy", "too_many_sessions") else {}
+        return JSONResponse({"error": error.body()}, _HTTP_STATUS.get(error.code, 400), headers)
+
+
+async def _accept(socket: WebSocket) -> None:
+    """Accept it; of the subprotocols offered, one may be a key and must not be told back."""
+    protocols = socket.scope.get("subprotocols", [])
+    await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in protocols else None)
+
+
+def _not_found() -> WireError:
+    return WireError("call_not_found", "There is no such call; it may have ended.", "call_id")
