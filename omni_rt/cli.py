@@ -194,7 +194,11 @@ def _config(arguments: argparse.Namespace) -> int:
         if owner != section:
             print(f"\n[{owner}]" if section else f"[{owner}]")
             section = owner
-        value = getattr(getattr(settings, owner), name)
+        values = getattr(settings, owner)
+        value = getattr(values, name)
+        if value and not type(values).model_fields[name].repr:
+            print(f"# {text}; {allowed}\n# {name} is set; it is not shown, as it may hold secrets")
+            continue
         was = "" if value == default else f"; default: {json.dumps(default)}"
         print(f"# {text}; {allowed}{was}\n{name} = {json.dumps(value)}")
     return 0

@@ -23,7 +23,7 @@ from omni_rt.engine.remote import RemoteEngine
 from omni_rt.media.hearing import Ears, Hearing, Report
 from omni_rt.models.store import ModelMissing, ModelStore
 from omni_rt.server.calls import Calls
-from omni_rt.server.door import Door, Guard
+from omni_rt.server.door import Door, Guard, cross_origin
 from omni_rt.server.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def api_routes(calls: Calls, door: Door) -> list[BaseRoute]:
         Route("/v1/realtime/calls", calls.create, methods=["POST"], middleware=guard),
         Route("/v1/realtime/calls/{call_id}/hangup", calls.hangup, methods=["POST"], middleware=guard),
         Route("/v1/realtime/client_secrets", calls.make_client_secret, methods=["POST"], middleware=guard),
+        Route("/v1/realtime/ice_servers", calls.tell_ice_servers, methods=["GET"], middleware=guard),
         WebSocketRoute("/v1/realtime", calls.websocket, middleware=guard),
     ]
 
@@ -63,6 +64,7 @@ class Server:
                 Route("/readyz", self.readyz),
                 Mount("/", StaticFiles(directory=WEB_DIR, html=True)),
             ],
+            middleware=cross_origin(settings.server.cors_origins),
         )
 
     async def start(self) -> None:

@@ -24,6 +24,7 @@ from omni_rt.server.places import Places
 from omni_rt.server.sideband import attach, check_room
 from omni_rt.session.commands import read_events
 from omni_rt.session.session import MakeHearing, Session
+from omni_rt.transport.ice import ice_servers
 from omni_rt.transport.webrtc import SdpError, WebRtcTransport
 from omni_rt.transport.websocket import WebSocketTransport
 
@@ -104,6 +105,12 @@ class Calls:
         except WireError as error:
             return self._refuse(error)
         return JSONResponse({"value": value, "expires_at": secret.expires_at, "session": wire.echo()})
+
+    async def tell_ice_servers(self, request: Request) -> Response:
+        """GET /v1/realtime/ice_servers: the `iceServers` of a client's RTCPeerConnection."""
+        servers = ice_servers(self._settings.server, grant_of(request).owner or "client")
+        body = [server.model_dump(mode="json", exclude_defaults=True) for server in servers]
+        return JSONResponse({"ice_servers": body}, headers={"Cache-Control": "no-store"})
 
     async def websocket(self, socket: WebSocket) -> None:
         """WebSocket /v1/realtime: a session of its own, or with `?call_id=` a sideband of a call."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -98,6 +101,31 @@ class Guard:
             await refuse(scope, receive, send, refused)
             return
         await self._app(scope, receive, send)
+
+
+class _ApiCors(CORSMiddleware):
+    """Cross-origin rules for the API alone."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not scope["path"].startswith("/v1/"):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def cross_origin(origins: Sequence[str]) -> list[Middleware]:
+    """What lets pages of these origins use the API; nothing for none."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            _ApiCors,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Location", "Retry-After"],
+        )
+    ]
 
 
 def grant_of(connection: HTTPConnection) -> Grant:
