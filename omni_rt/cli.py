@@ -103,15 +103,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     from omni_rt.models.fetch import FetchError, fetch
     from omni_rt.models.manifest import UnknownModel, find, is_gguf_path, needed
     from omni_rt.models.store import ModelMissing, ModelStore
+    from omni_rt.server.keys import KeysError, key_ring
 
     store = ModelStore(cache_dir())
     try:
         settings = _settings(arguments)
+        key_ring(settings.server)
         names = needed(settings)
         if settings.engine.kind == "local" and is_gguf_path(settings.local.chat_model):
             store.chat_model(settings.local.chat_model)
         fetch(store, map(find, names), settings.models, sys.stderr)
-    except (ConfigError, UnknownModel, ModelMissing) as error:
+    except (ConfigError, KeysError, UnknownModel, ModelMissing) as error:
         return _say(error, 2)
     except FetchError as error:
         return _say(error, 1)
@@ -192,9 +194,51 @@ def _config(arguments: argparse.Namespace) -> int:
         if owner != section:
             print(f"\n[{owner}]" if section else f"[{owner}]")
             section = owner
-        value = getattr(getattr(settings, owner), name)
+        values = getattr(settings, owner)
+        value = getattr(values, name)
+        if value and not type(values).model_fields[name].repr:
+            print(f"# {text}; {allowed}\n# {name} is set; it is not shown, as it may hold secrets")
+            continue
         was = "" if value == default else f"; default: {json.dumps(default)}"
         print(f"# {text}; {allowed}{was}\n{name} = {json.dumps(value)}")
+    return 0
+
+
+def _add_keys(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+    for action, text in (
+        ("add", "make a key and print it, once"),
+        ("list", "print the names of the keys"),
+        ("remove", "take a key away, from a running server too"),
+    ):
+        kind = kinds.add_parser(action, help=text, description=text)
+        _add_settings(kind)
+        if action != "list":
+            kind.add_argument("name", metavar="NAME", help="whose key it is")
+        kind.add_argument("--file", type=Path, metavar="FILE", help="the keys file (default: server.keys_file)")
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    from omni_rt.config import ConfigError
+    from omni_rt.server.keys import KeysError, add_key, read_keys, remove_key
+
+    try:
+        path = arguments.file or Path(_settings(arguments).server.keys_file)
+        if path == Path():
+            raise ConfigError("which keys file? Name it with --file, or set server.keys_file")
+        path = path.expanduser()
+        if arguments.action == "add":
+            print(add_key(path, arguments.name))
+            print(f"This is shown once; {path} keeps a hash of it only.", file=sys.stderr)
+        elif arguments.action == "remove":
+            remove_key(path, arguments.name)
+        else:
+            for key in read_keys(path):
+                print(key.name)
+    except ConfigError as error:
+        return _say(error, 2)
+    except KeysError as error:
+        return _say(error, 1)
     return 0
 
 
@@ -203,6 +247,7 @@ _COMMANDS = {
     "talk": _Command("talk to a server with a recording as the microphone", _add_talk, _talk),
     "bench": _Command("measure a running server", _add_bench, _bench),
     "doctor": _Command("say what is installed, what is missing and what to do about it", _add_doctor, _doctor),
+    "keys": _Command("make, list and remove the API keys that a server takes", _add_keys, _keys),
     "config": _Command("print every setting with its value and what it may be, as TOML", _add_settings, _config),
 }
 

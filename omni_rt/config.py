@@ -7,9 +7,16 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+API_KEY_ENV = "OMNI_RT_API_KEY"
+"""The environment variable that holds a key: one the server takes, or the one a client of ours sends."""
+
+
+# What aiortc can read: it knows no IPv6 address in a URL.
+_ICE_URL = r"^(stuns?:[^?:\s]+(:\d{1,5})?|turns?:[^?:\s]+(:\d{1,5})?(\?transport=(udp|tcp))?)$"
 
 
 class ConfigError(Exception):
@@ -20,16 +27,63 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class IceServer(Section):
+    """A STUN or TURN server, as browsers are told of one; in settings its URL alone will do."""
+
+    ALLOWED: ClassVar[str] = "a list of stun: and turn: URLs, or of {urls, username, credential}"
+
+    urls: tuple[Annotated[str, Field(pattern=_ICE_URL)], ...] = Field(min_length=1)
+    username: str = ""
+    credential: str = Field("", repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_url(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"urls": (value,)}
+        if isinstance(value, Mapping) and isinstance(value.get("urls"), str):
+            return {**value, "urls": (value["urls"],)}
+        return value
+
+    @property
+    def is_turn(self) -> bool:
+        return any(url.startswith("turn") for url in self.urls)
+
+
 class ServerSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=1, le=65535, description="TCP port of page and API")
     max_sessions: int = Field(3, ge=1, le=1000, description="sessions served at once; one more is told 'busy'")
+    keys_file: str = Field("", description="file of API keys, made by `omni-rt keys`; empty: none")
+    allow_without_keys: bool = Field(False, description="serve other machines although no API key is set")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins (https://host:port) whose pages may use the API; '*' is all"
+    )
+    max_sessions_per_key: int = Field(
+        0, ge=0, le=1000, description="sessions of one API key at once; 0: as many as there are places"
+    )
+    idle_s: float = Field(
+        600.0, ge=0.0, le=86_400.0, description="seconds without sound, event or reply that end a session; 0: no limit"
+    )
+    max_session_s: float = Field(
+        0.0, ge=0.0, le=604_800.0, description="seconds after which any session ends; 0: no limit"
+    )
     max_event_bytes: int = Field(15 * 2**20, ge=1024, le=64 * 2**20, description="largest client event")
     max_buffered_audio_s: int = Field(300, ge=10, le=1800, description="longest utterance kept")
     silent_transport_s: float = Field(
         10.0, ge=1.0, le=120.0, description="seconds without any packet after which a WebRTC client counts as gone"
     )
-    ice_servers: tuple[str, ...] = Field((), description="stun: and turn: URLs for both ends")
+    ice_servers: tuple[IceServer, ...] = Field((), repr=False, description="STUN and TURN servers for both ends")
+    turn_secret: str = Field(
+        "", repr=False, description="secret shared with the TURN server, for credentials that expire (coturn's way)"
+    )
+    turn_ttl_s: int = Field(86_400, ge=60, le=604_800, description="seconds that such credentials are good for")
+
+    @model_validator(mode="after")
+    def _turn_has_credentials(self) -> ServerSettings:
+        if not self.turn_secret and any(s.is_turn and not (s.username and s.credential) for s in self.ice_servers):
+            raise ValueError("a turn: server needs a username and a credential, or server.turn_secret for all")
+        return self
 
 
 class EngineSettings(Section):
@@ -187,7 +241,7 @@ def _explain(error: dict[str, Any]) -> str:
     model = section.annotation
     assert isinstance(model, type)
     assert issubclass(model, Section)
-    if error["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden" and len(path) == 2:
         return f"unknown key {key!r}; [{path[0]}] takes: {', '.join(model.model_fields)}"
     if len(path) == 1 or path[1] not in model.model_fields:
         return f"{key}: {error['msg']}"
@@ -201,7 +255,7 @@ def _allowed(model: type[Section], name: str) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, get_args(kind)))
     if origin is tuple:
-        return "a list of strings"
+        return IceServer.ALLOWED if get_args(kind)[0] is IceServer else "a list of strings"
     if origin in (Union, UnionType, Annotated):
         return str(kind)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[kind]  # type: ignore[index]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from omni_rt.config import ConfigError, Settings, cache_dir, describe, load
+from omni_rt.config import ConfigError, IceServer, Settings, cache_dir, describe, load
 from omni_rt.models.manifest import MANIFEST, needed
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
@@ -70,7 +70,7 @@ def test_overrides_come_after_the_file_and_take_plain_words() -> None:
         FILES[1], ["server.max_sessions=2", "server.host=::1", "local.eyes=false", 'server.ice_servers=["stun:a"]']
     )
     assert (settings.server.max_sessions, settings.server.host, settings.local.eyes) == (2, "::1", False)
-    assert settings.server.ice_servers == ("stun:a",)
+    assert settings.server.ice_servers == (IceServer(urls=("stun:a",)),)
     assert settings.local.max_reply_tokens == 96
 
 

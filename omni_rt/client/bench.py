@@ -15,7 +15,7 @@ from omni_rt.client.dialogue import Dialogue, Exchange, NoAnswer
 from omni_rt.client.exits import EPILOG, NO_ANSWER, run_client
 from omni_rt.client.report import Report, Row
 from omni_rt.client.speech import UnreadableFile, Utterance, load_vad, read_utterance
-from omni_rt.client.talk import DEFAULT_SERVER
+from omni_rt.client.talk import add_server
 from omni_rt.client.words import WordErrors, word_errors
 
 SPANS = {
@@ -62,7 +62,7 @@ class Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=Path, required=True, metavar="DIR", help="utterances: NAME.wav with NAME.txt")
-    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help=f"whom to call ({DEFAULT_SERVER})")
+    add_server(parser)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there")
     parser.add_argument("--n", type=int, default=20, help="utterances to say, the clips over and over (20)")
     parser.add_argument("--fresh", action="store_true", help=f"a session for each; otherwise {PER_SESSION} share one")
@@ -132,7 +132,7 @@ async def _say_all(arguments: argparse.Namespace, utterances: Sequence[Utterance
     results: list[Result] = []
     step = _per_session(arguments)
     while len(results) < len(utterances):
-        async with Dialogue(arguments.server) as dialogue:
+        async with Dialogue(arguments.server, api_key=arguments.key) as dialogue:
             await asyncio.sleep(_LEAD_S)
             for utterance in utterances[len(results) :][:step]:
                 results.append(await _say(dialogue, utterance, arguments.wait))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import time
 import wave
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from omni_rt.client.exits import EPILOG, run_client
 from omni_rt.client.pictures import Film, read_image
 from omni_rt.client.speech import UnreadableFile, load_vad, read_utterance
 from omni_rt.client.tape import Tape
+from omni_rt.config import API_KEY_ENV
 from omni_rt.engine.api import OUTPUT_RATE, Pcm, Rgb
 
 DEFAULT_SERVER = "http://127.0.0.1:8080"
@@ -31,13 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="record the answer: a WAV that begins with the question"
     )
-    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help=f"whom to call ({DEFAULT_SERVER})")
+    add_server(parser)
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument("--image", type=Path, metavar="FILE", help="a picture that the camera shows")
     camera.add_argument("--video", type=Path, metavar="FILE", help="a film that the camera shows")
     parser.add_argument("--wait", type=float, default=30.0, metavar="S", help="seconds to wait for an answer (30)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.epilog = EPILOG
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Whom a client command calls, and with what key."""
+    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help=f"whom to call ({DEFAULT_SERVER})")
+    parser.add_argument(
+        "--key", default=os.environ.get(API_KEY_ENV, ""), help=f"the API key, if the server wants one (${API_KEY_ENV})"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,7 +60,9 @@ async def _talk(arguments: argparse.Namespace) -> int:
     camera = _camera(arguments)
     tape = Tape()
     try:
-        async with Dialogue(arguments.server, camera=camera, camera_fps=CAMERA_FPS, on_audio=tape.add) as dialogue:
+        async with Dialogue(
+            arguments.server, camera=camera, camera_fps=CAMERA_FPS, api_key=arguments.key, on_audio=tape.add
+        ) as dialogue:
             await asyncio.sleep(_CAMERA_LEAD_S if camera else _LEAD_S)
             tape.start(time.perf_counter())
             exchange = await dialogue.say(utterance, arguments.wait)

@@ -11,9 +11,10 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from omni_rt.config import Settings, cache_dir
@@ -22,6 +23,7 @@ from omni_rt.engine.remote import RemoteEngine
 from omni_rt.media.hearing import Ears, Hearing, Report
 from omni_rt.models.store import ModelMissing, ModelStore
 from omni_rt.server.calls import Calls
+from omni_rt.server.door import Door, Guard, cross_origin
 from omni_rt.server.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -31,25 +33,38 @@ WEB_DIR = Path(__file__).resolve().parents[2] / "web"
 WEBSOCKET_FRAME_LIMIT = 64 * 2**20
 
 
+def api_routes(calls: Calls, door: Door) -> list[BaseRoute]:
+    """The protocol's endpoints, each behind the door."""
+    guard = [Middleware(Guard, door)]
+    return [
+        Route("/v1/realtime/calls", calls.create, methods=["POST"], middleware=guard),
+        Route("/v1/realtime/calls/{call_id}/hangup", calls.hangup, methods=["POST"], middleware=guard),
+        Route("/v1/realtime/client_secrets", calls.make_client_secret, methods=["POST"], middleware=guard),
+        Route("/v1/realtime/ice_servers", calls.tell_ice_servers, methods=["GET"], middleware=guard),
+        WebSocketRoute("/v1/realtime", calls.websocket, middleware=guard),
+    ]
+
+
 class Server:
     """Everything one server process holds."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises KeysError when the keys cannot be used, or are missing where others reach the server."""
         self.settings = settings
         self.engine = RemoteEngine(settings)
         self.metrics = Metrics()
         self._ears: Ears | None = None
-        self.calls = Calls(settings, self.engine, self._listen, self.metrics)
+        self.door = Door(settings.server)
+        self.calls = Calls(settings, self.engine, self._listen, self.metrics, self.door.ephemeral)
         self.app = Starlette(
             routes=[
-                Route("/v1/realtime/calls", self.calls.create, methods=["POST"]),
-                Route("/v1/realtime/calls/{call_id}/hangup", self.calls.hangup, methods=["POST"]),
-                WebSocketRoute("/v1/realtime", self.calls.websocket),
+                *api_routes(self.calls, self.door),
+                Route("/metrics", self.show_metrics, middleware=[Middleware(Guard, self.door)]),
                 Route("/healthz", self.healthz),
                 Route("/readyz", self.readyz),
-                Route("/metrics", self.show_metrics),
                 Mount("/", StaticFiles(directory=WEB_DIR, html=True)),
             ],
+            middleware=cross_origin(settings.server.cors_origins),
         )
 
     async def start(self) -> None:

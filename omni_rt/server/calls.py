@@ -7,9 +7,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.websockets import WebSocket
@@ -19,39 +16,57 @@ from omni_rt.engine.api import Engine, EngineError
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.settings import WireSession, check_track_formats, merge
 from omni_rt.realtime.writer import EventWriter, new_id
+from omni_rt.server.bodies import read_body, read_offer, read_secret_request
+from omni_rt.server.door import SUBPROTOCOL, Grant, Refused, grant_of, refuse
+from omni_rt.server.ephemeral import Ephemeral
 from omni_rt.server.metrics import Metrics
 from omni_rt.server.places import Places
+from omni_rt.server.sideband import attach, check_room
 from omni_rt.session.commands import read_events
 from omni_rt.session.session import MakeHearing, Session
+from omni_rt.transport.ice import ice_servers
 from omni_rt.transport.webrtc import SdpError, WebRtcTransport
 from omni_rt.transport.websocket import WebSocketTransport
 
 log = logging.getLogger(__name__)
 
-MAX_OFFER_BYTES = 256 * 1024
 # Events that may wait for a slow WebSocket client before it counts as gone.
 MAX_QUEUED_EVENTS = 10_000
 # WebSocket close code "try again later".
 TRY_AGAIN_LATER = 1013
 
-_HTTP_STATUS = {"busy": 503, "engine_down": 503, "unsupported_content_type": 415, "offer_too_large": 413}
+_HTTP_STATUS = {
+    "busy": 429,
+    "too_many_sessions": 429,
+    "too_many_sidebands": 429,
+    "too_many_client_secrets": 429,
+    "call_not_found": 404,
+    "engine_down": 503,
+    "insufficient_permissions": 403,
+    "unsupported_content_type": 415,
+    "offer_too_large": 413,
+    "body_too_large": 413,
+}
 
 
 class Calls:
     """The endpoints that make sessions; one per server."""
 
-    def __init__(self, settings: Settings, engine: Engine, make_hearing: MakeHearing, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, make_hearing: MakeHearing, metrics: Metrics, ephemeral: Ephemeral
+    ) -> None:
         self._settings = settings
         self._engine = engine
         self._make_hearing = make_hearing
         self._metrics = metrics
-        self.places = Places(settings.server.max_sessions, metrics.sessions.set)
+        self._ephemeral = ephemeral
+        self.places = Places(settings.server, metrics.sessions.set)
 
     async def create(self, request: Request) -> Response:
         """POST /v1/realtime/calls: an SDP offer, alone or in a form with a session; answers 201 with SDP."""
         try:
-            offer, update = await _read_offer(request)
-            session = await self._open("rtc", update)
+            offer, update = await read_offer(request)
+            session = await self._open("rtc", grant_of(request), update)
         except WireError as error:
             return self._refuse(error)
         try:
@@ -72,18 +87,40 @@ class Calls:
 
     async def hangup(self, request: Request) -> Response:
         """POST /v1/realtime/calls/{call_id}/hangup."""
-        session = self.places.get(request.path_params["call_id"])
+        session = self.places.get(request.path_params["call_id"], grant_of(request))
         if session is None:
-            return self._refuse(WireError("call_not_found", "There is no such call; it may have ended."), 404)
+            return self._refuse(_not_found())
         await session.close("the client hung up")
         return Response(status_code=200)
 
-    async def websocket(self, socket: WebSocket) -> None:
-        """WebSocket /v1/realtime."""
-        protocols = socket.scope.get("subprotocols", [])
-        await socket.accept(subprotocol="realtime" if "realtime" in protocols else None)
+    async def make_client_secret(self, request: Request) -> Response:
+        """POST /v1/realtime/client_secrets: a key that expires, and the settings of the sessions it opens."""
+        grant = grant_of(request)
         try:
-            session = await self._open("sess", {})
+            if grant.secret:
+                raise WireError("insufficient_permissions", "A client secret cannot make another; use the API key.")
+            seconds, update = read_secret_request(await read_body(request))
+            wire = self._wire(update)
+            value, secret = self._ephemeral.make(grant.owner, seconds, update)
+        except WireError as error:
+            return self._refuse(error)
+        return JSONResponse({"value": value, "expires_at": secret.expires_at, "session": wire.echo()})
+
+    async def tell_ice_servers(self, request: Request) -> Response:
+        """GET /v1/realtime/ice_servers: the `iceServers` of a client's RTCPeerConnection."""
+        servers = ice_servers(self._settings.server, grant_of(request).owner or "client")
+        body = [server.model_dump(mode="json", exclude_defaults=True) for server in servers]
+        return JSONResponse({"ice_servers": body}, headers={"Cache-Control": "no-store"})
+
+    async def websocket(self, socket: WebSocket) -> None:
+        """WebSocket /v1/realtime: a session of its own, or with `?call_id=` a sideband of a call."""
+        call_id = socket.query_params.get("call_id")
+        if call_id is not None:
+            await self._sideband(socket, call_id)
+            return
+        await _accept(socket)
+        try:
+            session = await self._open("sess", grant_of(socket), {})
         except WireError as error:
             self._metrics.refused.labels(error.code).inc()
             sent: list[dict[str, Any]] = []
@@ -97,18 +134,35 @@ class Calls:
         await transport.run()
         await session.close("the WebSocket ended")
 
-    async def _open(self, prefix: str, update: Mapping[str, Any]) -> Session:
-        """A session with a place at the door and in the engine. Raises WireError."""
+    async def _sideband(self, socket: WebSocket, call_id: str) -> None:
+        session = self.places.get(call_id, grant_of(socket))
+        try:
+            if session is None or not isinstance(session.transport, WebRtcTransport):
+                raise _not_found()
+            check_room(session)
+        except WireError as error:
+            self._metrics.refused.labels(error.code).inc()
+            await refuse(socket.scope, socket.receive, socket.send, Refused(_HTTP_STATUS[error.code], error))
+            return
+        await _accept(socket)
+        await attach(socket, session, MAX_QUEUED_EVENTS)
+
+    def _wire(self, *updates: Mapping[str, Any]) -> WireSession:
+        """A new session's settings: the server's own, then each update. Raises WireError."""
         capabilities = self._engine.capabilities
         wire = WireSession(id=new_id("sess"), model=capabilities.name)
-        wire = merge(
-            merge(wire, {"audio": {"output": {"voice": capabilities.voices[0]}}}, capabilities), update, capabilities
-        )
+        for update in ({"audio": {"output": {"voice": capabilities.voices[0]}}}, *updates):
+            wire = merge(wire, update, capabilities)
+        return wire
+
+    async def _open(self, prefix: str, grant: Grant, update: Mapping[str, Any]) -> Session:
+        """A session with a place at the door and in the engine. Raises WireError."""
+        wire = self._wire(grant.session, update)
         if prefix == "rtc":
             check_track_formats(wire)
         session = Session(new_id(prefix), self._settings, self._engine, self._make_hearing, wire, self._metrics.observe)
         try:
-            self.places.admit(session)
+            self.places.admit(session, grant)
             await session.open()
         except WireError:
             await session.close("refused")
@@ -118,52 +172,17 @@ class Calls:
             raise WireError(error.code, str(error), kind="server_error") from error
         return session
 
-    def _refuse(self, error: WireError, status: int | None = None) -> Response:
+    def _refuse(self, error: WireError) -> Response:
         self._metrics.refused.labels(error.code).inc()
-        headers = {"Retry-After": "5"} if error.code == "busy" else {}
-        return JSONResponse({"error": error.body()}, status or _HTTP_STATUS.get(error.code, 400), headers)
+        headers = {"Retry-After": "5"} if error.code in ("busy", "too_many_sessions") else {}
+        return JSONResponse({"error": error.body()}, _HTTP_STATUS.get(error.code, 400), headers)
 
 
-async def _read_offer(request: Request) -> tuple[str, dict[str, Any]]:
-    """The SDP offer and the session settings of a call. Raises WireError."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if int(request.headers.get("content-length", "0") or 0) > MAX_OFFER_BYTES:
-        raise WireError("offer_too_large", f"An offer may have {MAX_OFFER_BYTES} bytes.")
-    if kind == "application/sdp":
-        return _text(await request.body(), "sdp"), {}
-    if kind != "multipart/form-data":
-        raise WireError(
-            "unsupported_content_type",
-            f"Content-Type {kind or '(none)'!r} is not served here; send application/sdp, or multipart/form-data with "
-            "parts 'sdp' and 'session'.",
-        )
-    try:
-        async with request.form(max_part_size=MAX_OFFER_BYTES) as form:
-            parts = {name: await _part(form.get(name)) for name in ("sdp", "session")}
-    except (HTTPException, MultiPartException, KeyError) as error:
-        reason = getattr(error, "detail", "") or str(error)
-        raise WireError("invalid_form", f"The multipart form cannot be read: {reason}.") from error
-    if parts["sdp"] is None:
-        raise WireError("missing_required_parameter", "The form has no part 'sdp'.", "sdp")
-    if parts["session"] is None:
-        return parts["sdp"], {}
-    try:
-        session = json.loads(parts["session"])
-    except ValueError as error:
-        raise WireError("invalid_json", f"The part 'session' is not valid JSON: {error}.", "session") from error
-    if not isinstance(session, dict):
-        raise WireError("invalid_value", "The part 'session' is not a JSON object.", "session")
-    return parts["sdp"], session
+async def _accept(socket: WebSocket) -> None:
+    """Accept it; of the subprotocols offered, one may be a key and must not be told back."""
+    protocols = socket.scope.get("subprotocols", [])
+    await socket.accept(subprotocol=SUBPROTOCOL if SUBPROTOCOL in protocols else None)
 
 
-async def _part(value: str | UploadFile | None) -> str | None:
-    return _text(await value.read(), "sdp") if isinstance(value, UploadFile) else value
-
-
-def _text(data: bytes, param: str) -> str:
-    if len(data) > MAX_OFFER_BYTES:
-        raise WireError("offer_too_large", f"An offer may have {MAX_OFFER_BYTES} bytes.", param)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise WireError("invalid_sdp", f"'{param}' is not UTF-8 text: {error}.", param) from error
+def _not_found() -> WireError:
+    return WireError("call_not_found", "There is no such call; it may have ended.", "call_id")

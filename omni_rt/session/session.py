@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 # Audio kept while nobody speaks: pre-roll, onset and the judging of an overlap fit in.
 KEPT_SILENCE_MS = 5000
+# A muted microphone's zeros come out of Opus as a few steps; a sound has more.
+SILENCE_PEAK = 16
 
 
 class SessionHearing(Protocol):
@@ -75,7 +78,11 @@ class Utterance:
 
 
 class Session:
-    """Listens to a transport, to hearing and to an engine, all on one event loop; `on_end` is called once."""
+    """Listens to a transport, to hearing and to an engine, all on one event loop.
+
+    `ended` is set once. `active_at` (monotonic seconds) is when the client last sent an event or a sound that is not
+    mere silence. `watchers` get each server event beside the transport.
+    """
 
     def __init__(
         self,
@@ -110,6 +117,8 @@ class Session:
         self._events_in: asyncio.Queue[str | bytes] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
+        self.active_at = time.monotonic()
+        self.watchers: set[Callable[[dict[str, Any]], None]] = set()
         self._closing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -142,6 +151,11 @@ class Session:
         return self._timeline.now_ms
 
     @property
+    def replying(self) -> bool:
+        """Whether a reply is being made or played."""
+        return self.duplex.making or self.replies.active_response is not None
+
+    @property
     def utterance_ms(self) -> int:
         """Length of the open utterance, 0 if there is none."""
         return self.now_ms - self._utterance.from_ms if self._utterance else 0
@@ -157,6 +171,8 @@ class Session:
     def on_audio(self, pcm: Pcm, concealed: bool) -> None:
         if not len(pcm) or self.ended.is_set():
             return
+        if not concealed and max(pcm.max(), -int(pcm.min())) > SILENCE_PEAK:
+            self.active_at = time.monotonic()
         self.act(self.duplex.open_by_client(self.now_ms))
         self._log.append(pcm, self._utterance.from_ms if self._utterance else None)
         self._timeline.advance(len(pcm))
@@ -172,6 +188,7 @@ class Session:
             self.link.session.append_image(rgb, self.now_ms)
 
     def on_event(self, raw: str | bytes) -> None:
+        self.active_at = time.monotonic()
         self._events_in.put_nowait(raw)
 
     def on_sent(self, sent: SentAudio) -> None:
@@ -371,3 +388,5 @@ class Session:
     def _send(self, event: dict[str, Any]) -> None:
         if self.transport is not None:
             self.transport.send_event(event)
+        for watcher in self.watchers.copy():
+            watcher(event)

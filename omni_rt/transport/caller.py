@@ -132,7 +132,7 @@ class Caller:
     `events` and `notes` are queues of what came over `oai-events` and `omni-moments`; None in `events` means the
     connection is gone. `on_audio` gets the assistant's sound as it arrives. With `reports` the server is told every
     100 ms what arrived; a client with a loudspeaker calls `report_playout` itself. `session` is sent with the offer.
-    `exchange`, from offer to answer, stands in for HTTP.
+    `exchange`, from offer to answer, stands in for HTTP. `call_id` is what the server calls the call.
     """
 
     def __init__(
@@ -151,6 +151,7 @@ class Caller:
         self.events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.notes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.microphone = Microphone(microphone_rate)
+        self.call_id = ""
         self._server = server.rstrip("/")
         self._session = session
         self._api_key = api_key
@@ -254,6 +255,7 @@ class Caller:
         except httpx.HTTPError as error:
             raise CallError("unreachable", f"{url} does not answer ({error or type(error).__name__})") from error
         if reply.is_success:
+            self.call_id = reply.headers.get("Location", "").rpartition("/")[2]
             return reply.text
         try:
             refused = reply.json()["error"]

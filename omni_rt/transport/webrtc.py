@@ -35,6 +35,7 @@ from omni_rt.media.opus import OpusEncoder
 from omni_rt.media.reply_queue import Frame
 from omni_rt.transport import aiortc_seams as seams
 from omni_rt.transport.base import SentAudio, TransportListener
+from omni_rt.transport.ice import ice_servers
 from omni_rt.transport.offer import Offer, SdpError, read_offer
 from omni_rt.transport.speaker import Speaker
 
@@ -103,7 +104,10 @@ class WebRtcTransport:
         self._media = media
         self._silent_s = server.silent_transport_s
         self._most_bytes = offer.max_message_bytes
-        servers = [RTCIceServer(urls=url) for url in server.ice_servers]
+        servers = [
+            RTCIceServer(list(one.urls), one.username or None, one.credential or None)
+            for one in ice_servers(server, "omni-rt")
+        ]
         self._pc = RTCPeerConnection(RTCConfiguration(iceServers=servers))
         self._dejitter = Dejitter(
             INPUT_RATE,

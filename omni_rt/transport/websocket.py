@@ -6,14 +6,26 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from omni_rt.engine.api import OUTPUT_RATE, Pcm
-from omni_rt.transport.base import SentAudio, TransportListener
+from omni_rt.transport.base import SentAudio
 
 AudioEvent = Callable[[int, Pcm | None], dict[str, Any] | None]
+
+
+class WebSocketListener(Protocol):
+    """The part of a TransportListener that a WebSocket tells."""
+
+    def on_open(self) -> None: ...
+
+    def on_event(self, raw: str | bytes) -> None: ...
+
+    def on_sent(self, sent: SentAudio) -> None: ...
+
+    def on_closed(self, reason: str) -> None: ...
 
 
 class WebSocketTransport:
@@ -25,7 +37,7 @@ class WebSocketTransport:
 
     server_plays = False
 
-    def __init__(self, socket: WebSocket, listener: TransportListener, audio_event: AudioEvent, max_queue: int) -> None:
+    def __init__(self, socket: WebSocket, listener: WebSocketListener, audio_event: AudioEvent, max_queue: int) -> None:
         self._socket = socket
         self._listener = listener
         self._audio_event = audio_event

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
+from omni_rt.server.keys import add_key
 from tests.browser.conftest import Open
+from tests.support.echo_engine import ECHO
 from tests.support.server import RunningServer, running_server
 
 
@@ -100,3 +104,22 @@ def test_busy_and_then_a_server_that_dies(open_page: Open, small_server: Running
     small_server.kill()
     assert "It may have been stopped" in second.expect_failure("server-gone")
     expect(second.page.get_by_role("alert")).to_contain_text("The server does not answer")
+
+
+def test_a_server_that_asks_for_a_key(open_page: Open, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("locked")
+    key = add_key(folder / "keys", "someone")
+    with running_server(folder, f"server.keys_file={json.dumps(str(folder / 'keys'))}", factory=ECHO) as server:
+        visit = open_page(server.url)
+        visit.page.locator("#orb").click()
+        assert "asks for a key" in visit.expect_failure("no-key")
+        visit.page.get_by_label("Key", exact=True).fill("nonsense")
+        visit.page.get_by_role("button", name="Use this key").click()
+        visit.page.wait_for_function("() => document.querySelector('#failure-text').textContent.includes('Incorrect')")
+        visit.page.get_by_label("Key", exact=True).fill(key)
+        visit.page.get_by_role("button", name="Use this key").click()
+        visit.event("session.created")
+        visit.expect_word("Listening")
+        visit.page.locator("#end").click()
+        visit.until("the call is over", lambda: httpx.get(f"{server.url}/readyz").json()["sessions"] == 0)
+        assert "the client hung up" in server.log.read_text()

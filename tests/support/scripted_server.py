@@ -12,7 +12,6 @@ from contextlib import contextmanager
 import numpy as np
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Route, WebSocketRoute
 
 from omni_rt.config import Settings
 from omni_rt.engine.api import (
@@ -28,7 +27,9 @@ from omni_rt.engine.api import (
     TextDelta,
 )
 from omni_rt.media.hearing import Ears
+from omni_rt.server.app import api_routes
 from omni_rt.server.calls import Calls
+from omni_rt.server.door import Door
 from omni_rt.server.metrics import Metrics
 from tests.support.scripted import ScriptedEngine, ScriptedEngineSession
 from tests.support.speech import model
@@ -88,13 +89,9 @@ class ScriptedServer:
     def __init__(self, settings: Settings) -> None:
         self.engine = ToneEngine()
         self.ears = Ears.load(model("silero-vad-v6"), model("smart-turn-v3.2"))
-        self.calls = Calls(settings, self.engine, self.ears.listen, Metrics())
-        app = Starlette(
-            routes=[
-                Route("/v1/realtime/calls", self.calls.create, methods=["POST"]),
-                WebSocketRoute("/v1/realtime", self.calls.websocket),
-            ]
-        )
+        door = Door(settings.server)
+        self.calls = Calls(settings, self.engine, self.ears.listen, Metrics(), door.ephemeral)
+        app = Starlette(routes=api_routes(self.calls, door))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         self._thread = threading.Thread(target=self._serve, name="scripted-server")

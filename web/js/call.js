@@ -1,8 +1,10 @@
 /** One call: the peer connection, its three data channels, and the request that sets it up. */
 
 import { CallFailure } from "./failures.js";
+import { authorization } from "./key.js";
 
 const CALLS = "v1/realtime/calls";
+const ICE_SERVERS = "v1/realtime/ice_servers";
 const ANSWER_MS = 15000;
 const OPEN_MS = 15000;
 
@@ -48,11 +50,13 @@ export class Call extends EventTarget {
   async connect(session, signal) {
     const open = this.#opened(signal);
     open.catch(() => {});
+    this.peer.setConfiguration({ iceServers: await iceServers(signal) });
     await this.peer.setLocalDescription();
     const form = new FormData();
     form.set("sdp", this.peer.localDescription?.sdp ?? "");
     form.set("session", JSON.stringify(session));
-    const response = await request(form, signal);
+    const response = await request(CALLS, { method: "POST", body: form }, signal);
+    if (!response.ok) throw await refusal(response);
     this.#address = `${CALLS}/${response.headers.get("Location")?.split("/").pop()}`;
     await this.peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
     await open;
@@ -76,7 +80,10 @@ export class Call extends EventTarget {
   /** Hangs up. Safe to call again, and while the page is being left. */
   close() {
     this.#over = true;
-    if (this.#address) navigator.sendBeacon(`${this.#address}/hangup`);
+    if (this.#address) {
+      const request = { method: "POST", headers: authorization(), keepalive: true };
+      void fetch(`${this.#address}/hangup`, request).catch(() => {});
+    }
     this.#address = null;
     this.peer.close();
   }
@@ -112,25 +119,44 @@ export class Call extends EventTarget {
 }
 
 /**
- * @param {FormData} form
+ * @param {AbortSignal} signal
+ * @returns {Promise<RTCIceServer[]>}
+ */
+async function iceServers(signal) {
+  const response = await request(ICE_SERVERS, { cache: "no-store" }, signal);
+  // A server without the list may still take the call.
+  if (response.status === 404) return [];
+  if (!response.ok) throw await refusal(response);
+  return (await response.json()).ice_servers;
+}
+
+/**
+ * @param {string} path
+ * @param {RequestInit} what
  * @param {AbortSignal} signal
  * @returns {Promise<Response>}
  */
-async function request(form, signal) {
-  let response;
+async function request(path, what, signal) {
   try {
-    response = await fetch(CALLS, {
-      method: "POST",
-      body: form,
+    return await fetch(path, {
+      ...what,
+      headers: authorization(),
       signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]),
     });
   } catch (error) {
     signal.throwIfAborted();
     throw new CallFailure("server-gone", String(error));
   }
-  if (response.ok) return response;
+}
+
+/**
+ * @param {Response} response
+ * @returns {Promise<CallFailure>}
+ */
+async function refusal(response) {
   const body = await response.json().catch(() => null);
   const error = body?.error ?? {};
-  if (error.code === "busy") throw new CallFailure("busy", error.message);
-  throw new CallFailure("refused", error.message ?? `HTTP ${response.status}`);
+  if (response.status === 401) return new CallFailure("no-key", error.message);
+  if (error.code === "busy") return new CallFailure("busy", error.message);
+  return new CallFailure("refused", error.message ?? `HTTP ${response.status}`);
 }

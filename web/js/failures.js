@@ -3,7 +3,7 @@
 /**
  * @typedef {"insecure" | "unsupported" | "no-microphone" | "microphone-refused" | "microphone-in-use"
  *   | "no-camera" | "camera-refused" | "camera-in-use" | "screen-refused"
- *   | "server-gone" | "busy" | "refused" | "no-route" | "lost" | "ended-by-server" | "unexpected"} FailureCode
+ *   | "server-gone" | "busy" | "no-key" | "refused" | "no-route" | "lost" | "ended-by-server" | "unexpected"} FailureCode
  * @typedef {{title: string, text: string, typing: boolean}} Explanation
  *   `typing`: a call without a microphone is a way on.
  */
@@ -65,6 +65,11 @@ const EXPLANATIONS = {
     text: "The assistant is talking with as many people as it can. Try again in a moment.",
     typing: false,
   },
+  "no-key": {
+    title: "This server asks for a key",
+    text: "Who runs it has made one for you. It is kept until you close this tab. The server said:",
+    typing: false,
+  },
   refused: {
     title: "The server refused the call",
     text: "It gave this reason:",
@@ -107,7 +112,7 @@ export class CallFailure extends Error {
   /** @returns {Explanation} */
   explain() {
     const { title, text, typing } = EXPLANATIONS[this.code];
-    const reasoned = this.code === "refused" || this.code === "unexpected";
+    const reasoned = ["no-key", "refused", "unexpected"].includes(this.code);
     return { title, text: reasoned ? `${text} ${this.detail || "none"}` : text, typing };
   }
 }

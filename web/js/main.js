@@ -1,6 +1,7 @@
 /** Starts the page: every control and what it does. */
 
 import { App } from "./app.js";
+import { askForKey } from "./key.js";
 import { element } from "./page.js";
 
 /** @typedef {import("./failures.js").CallFailure} CallFailure */
@@ -32,6 +33,7 @@ onPress("failure-text-only", () => {
   message.focus();
   void app.begin({ typing: true });
 });
+askForKey(() => void app.begin({ typing: false }));
 onPress("timing-toggle", () => {
   const panel = element("timing", HTMLElement);
   panel.hidden = !panel.hidden;

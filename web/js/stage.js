@@ -59,6 +59,7 @@ export class Stage {
       element("failure-title", HTMLElement).textContent = title;
       element("failure-text", HTMLElement).textContent = text;
       element("failure-text-only", HTMLElement).hidden = !typing;
+      element("key-form", HTMLElement).hidden = failure.code !== "no-key";
       box.dataset.code = failure.code;
     }
     box.hidden = failure === null;
