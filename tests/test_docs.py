@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+<<<<<<< HEAD
 from omni_rt.config import QwenSettings
 from omni_rt.realtime.settings import WireSession
 from tests.support.strict_events import ADDITIONS
+=======
+from omni_rt.config import QwenSettings, ServerSettings
+from omni_rt.server.calls import HTTP_STATUS
+>>>>>>> keys
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / "omni_rt" / "engine" / "qwen3_omni"
@@ -16,6 +21,11 @@ ENGINE = ROOT / "omni_rt" / "engine" / "qwen3_omni"
 def section(page: str, title: str) -> str:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def rows(page: str, title: str) -> list[str]:
+    """The lines of a section's table, without its head."""
+    return [line for line in section(page, title).splitlines() if line.startswith("| `")]
 
 
 def test_the_engines_page_names_every_setting() -> None:
@@ -35,6 +45,7 @@ def test_the_errors_that_the_engines_page_names_exist() -> None:
     assert not [code for code in named if f'"{code}"' not in source]
 
 
+<<<<<<< HEAD
 def test_the_protocols_page_names_every_addition() -> None:
     named = re.findall(r"`([\w.]+)`", section("protocol.md", "Added"))
     for event, fields in ADDITIONS.items():
@@ -46,6 +57,19 @@ def test_the_protocols_page_names_what_is_taken_without_effect() -> None:
     roots = {name for name in named if "." not in name and name != "language"}
     assert roots <= set(WireSession.model_fields)
     assert len(roots) == 4
+=======
+def test_the_networks_page_names_every_setting() -> None:
+    named = re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows("network.md", "Settings")))
+    assert sorted(named) == sorted(ServerSettings.model_fields)
+
+
+def test_the_errors_that_the_networks_page_names_exist() -> None:
+    named = {row.split("|")[1].strip(" `"): int(row.split("|")[2]) for row in rows("network.md", "Errors")}
+    source = "".join(path.read_text("utf-8") for path in (ROOT / "omni_rt").rglob("*.py"))
+    assert len(named) >= 10
+    assert not [code for code in named if f'"{code}"' not in source]
+    assert not [code for code, status in HTTP_STATUS.items() if named.get(code, status) != status]
+>>>>>>> keys
 
 
 def test_links_between_pages_lead_somewhere() -> None:

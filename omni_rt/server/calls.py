@@ -35,7 +35,7 @@ MAX_QUEUED_EVENTS = 10_000
 # WebSocket close code "try again later".
 TRY_AGAIN_LATER = 1013
 
-_HTTP_STATUS = {
+HTTP_STATUS = {
     "busy": 429,
     "too_many_sessions": 429,
     "too_many_sidebands": 429,
@@ -142,7 +142,7 @@ class Calls:
             check_room(session)
         except WireError as error:
             self._metrics.refused.labels(error.code).inc()
-            await refuse(socket.scope, socket.receive, socket.send, Refused(_HTTP_STATUS[error.code], error))
+            await refuse(socket.scope, socket.receive, socket.send, Refused(HTTP_STATUS[error.code], error))
             return
         await _accept(socket)
         await attach(socket, session, MAX_QUEUED_EVENTS)
@@ -175,7 +175,7 @@ class Calls:
     def _refuse(self, error: WireError) -> Response:
         self._metrics.refused.labels(error.code).inc()
         headers = {"Retry-After": "5"} if error.code in ("busy", "too_many_sessions") else {}
-        return JSONResponse({"error": error.body()}, _HTTP_STATUS.get(error.code, 400), headers)
+        return JSONResponse({"error": error.body()}, HTTP_STATUS.get(error.code, 400), headers)
 
 
 async def _accept(socket: WebSocket) -> None:

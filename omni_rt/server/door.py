@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from omni_rt.config import ServerSettings
 from omni_rt.realtime.errors import WireError
 from omni_rt.server.ephemeral import PREFIX, Ephemeral
-from omni_rt.server.keys import key_ring
+from omni_rt.server.keys import is_loopback, key_ring
 
 SUBPROTOCOL = "realtime"
 _KEY_SUBPROTOCOL = "openai-insecure-api-key."
@@ -55,6 +55,7 @@ class Door:
         self.ring = key_ring(settings)
         self.ephemeral = Ephemeral()
         self._origins = settings.cors_origins
+        self._local_only = is_loopback(settings.host) and not settings.allow_without_keys
 
     def grant(self, headers: Headers, subprotocols: list[str]) -> Grant:
         """What the sender of these headers may do. Raises Refused."""
@@ -65,7 +66,7 @@ class Door:
                 raise Refused(401, WireError("invalid_api_key", "This client secret is unknown or has expired."))
             return Grant(secret.owner, secret.id, secret.session)
         if not self.ring.needed:
-            self._check_origin(headers)
+            self._check_neighbour(headers)
             return Grant()
         if not key:
             raise Refused(
@@ -76,12 +77,24 @@ class Door:
             raise Refused(401, WireError("invalid_api_key", "Incorrect API key provided."))
         return Grant(owner)
 
-    def _check_origin(self, headers: Headers) -> None:
-        """Where no key is asked for, a page of another site must not use what its visitor's machine can reach."""
+    def _check_neighbour(self, headers: Headers) -> None:
+        """Where no key is asked for, a page of another site must not use what its visitor's machine can reach, be it by
+        a name that its owner lets point here; nor must a proxy open the server to others by accident."""
+        host = headers.get("host", "")
+        name = _split(f"//{host}")[0]
+        if self._local_only and name and not is_loopback(name):
+            raise Refused(
+                403,
+                WireError(
+                    "host_not_allowed",
+                    f"This server takes requests for {name!r} with a key only. Make one with `omni-rt keys`, or set "
+                    "server.allow_without_keys=true.",
+                ),
+            )
         origin = headers.get("origin")
         if origin is None or origin in self._origins or "*" in self._origins:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        if _split(origin)[1] != host:
             raise Refused(
                 403, WireError("origin_not_allowed", f"Pages of {origin!r} may not call; see server.cors_origins.")
             )
@@ -142,6 +155,15 @@ async def refuse(scope: Scope, receive: Receive, send: Send, refused: Refused) -
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
         await response(scope, receive, send)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Host name, and host with port; of what is no URL, something that is neither."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc
+    except ValueError:
+        return "?", "?"
 
 
 def _key(headers: Headers, subprotocols: list[str]) -> str:

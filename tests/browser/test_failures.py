@@ -123,3 +123,10 @@ def test_a_server_that_asks_for_a_key(open_page: Open, tmp_path_factory: pytest.
         visit.page.locator("#end").click()
         visit.until("the call is over", lambda: httpx.get(f"{server.url}/readyz").json()["sessions"] == 0)
         assert "the client hung up" in server.log.read_text()
+
+
+def test_a_call_that_has_lasted_long_enough(open_page: Open, tmp_path_factory: pytest.TempPathFactory) -> None:
+    with running_server(tmp_path_factory.mktemp("hasty"), "server.max_session_s=2", factory=ECHO) as server:
+        visit = open_page(server.url)
+        visit.start()
+        assert "A session may last 2 s. Start again" in visit.expect_failure("ended-by-server")

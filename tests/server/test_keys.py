@@ -249,3 +249,17 @@ async def test_pages_of_other_sites_cannot_use_an_unlocked_server(unlocked: Runn
         answer = await http.post("/v1/realtime/calls", headers={"Origin": "null", "Content-Type": "application/sdp"})
         assert answer.status_code == 403
         assert "access-control-allow-origin" not in answer.headers
+        for origin in ("http://[", "", "localhost", unlocked.url.replace("http", "https") + "1"):
+            assert (await http.get("/metrics", headers={"Origin": origin})).status_code == 403, origin
+
+
+@pytest.mark.models
+async def test_an_unlocked_server_goes_by_local_names_only(unlocked: RunningServer, locked: RunningServer) -> None:
+    async with httpx.AsyncClient() as http:
+        for host, status in (("evil.example", 403), ("evil.example:8080", 403), ("[", 403), ("10.0.0.1", 403)):
+            answer = await http.get(f"{unlocked.url}/metrics", headers={"Host": host})
+            assert answer.status_code == status, host
+            assert answer.json()["error"]["code"] == "host_not_allowed"
+        for host in ("localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "LOCALHOST"):
+            assert (await http.get(f"{unlocked.url}/metrics", headers={"Host": host})).status_code == 200, host
+        assert (await http.get(f"{locked.url}/metrics", headers={"Host": "evil.example"})).status_code == 401

@@ -21,8 +21,6 @@ from tests.support.server import RunningServer, running_server
 pytestmark = pytest.mark.models
 
 IDLE_S, TOTAL_S = 2.0, 5.0
-# The server looks every half second, and says farewell; the rest is for a busy machine.
-SLACK_S = 4.0
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +91,7 @@ async def test_an_idle_websocket_is_told_and_closed(hasty: RunningServer) -> Non
     await empty(hasty)
     async with socket_peer(hasty) as peer:
         await peer.wait("session.created")
-        began = time.monotonic()
         assert (await peer.wait("error"))["error"]["code"] == "session_idle"
-        assert IDLE_S - 0.1 <= time.monotonic() - began < IDLE_S + SLACK_S
         async with asyncio.timeout(10):
             await peer.socket.wait_closed()
     await empty(hasty)
@@ -106,9 +102,7 @@ async def test_an_idle_call_is_told_and_ended(hasty: RunningServer) -> None:
     await empty(hasty)
     async with call_peer(hasty) as peer:
         await peer.wait("session.created")
-        began = time.monotonic()
         assert (await peer.wait("error"))["error"]["code"] == "session_idle"
-        assert IDLE_S - 0.1 <= time.monotonic() - began < IDLE_S + SLACK_S
         await empty(hasty)
 
 
@@ -116,7 +110,6 @@ async def test_who_does_something_stays_until_the_time_is_up(hasty: RunningServe
     await empty(hasty)
     async with socket_peer(hasty) as peer:
         await peer.wait("session.created")
-        began = time.monotonic()
 
         async def stir() -> None:
             while True:
@@ -128,7 +121,6 @@ async def test_who_does_something_stays_until_the_time_is_up(hasty: RunningServe
             assert (await peer.wait("error"))["error"]["code"] == "session_expired"
         finally:
             stirring.cancel()
-        assert TOTAL_S - 0.1 <= time.monotonic() - began < TOTAL_S + SLACK_S
     await empty(hasty)
 
 

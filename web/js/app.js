@@ -23,6 +23,8 @@ const FRAME_MS = 33;
 const NO_ANSWER_MS = 12000;
 /** Answers of the server to a press that came a moment too late; nothing to tell anybody. */
 const HARMLESS = ["response_cancel_not_active"];
+/** Errors after which the server ends the call. */
+const PARTING = ["session_idle", "session_expired"];
 
 export class App {
   devices = new Devices();
@@ -48,6 +50,8 @@ export class App {
   line = null;
   /** @type {CallFailure | null} */
   failure = null;
+  /** Why the server will end the call, if it said so. */
+  parting = "";
   #patience = 0;
 
   /** @returns {import("./stage.js").Scene} */
@@ -76,6 +80,7 @@ export class App {
     this.setup = typing ? "connecting" : "asking";
     this.conversation = new Conversation();
     this.timing.clear();
+    this.parting = "";
     this.fail(null);
     this.notice("");
     this.loudness.wake();
@@ -153,7 +158,7 @@ export class App {
       () => true,
       () => false,
     );
-    if (this.line) this.end(new CallFailure(alive ? "ended-by-server" : "server-gone"));
+    if (this.line) this.end(alive ? new CallFailure("ended-by-server", this.parting) : new CallFailure("server-gone"));
   }
 
   /** @param {Network} network */
@@ -178,6 +183,7 @@ export class App {
         this.line?.call.send({ type: "conversation.item.retrieve", item_id: event.item_id });
       }
     }
+    if (event.type === "error" && PARTING.includes(event.error.code)) this.parting = event.error.message;
     if (event.type === "error" && !HARMLESS.includes(event.error.code)) this.notice(event.error.message);
     if (event.type === "response.done") this.explainEnd(event.response);
     if (this.conversation.waiting) this.wait();

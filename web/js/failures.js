@@ -113,6 +113,7 @@ export class CallFailure extends Error {
   explain() {
     const { title, text, typing } = EXPLANATIONS[this.code];
     const reasoned = ["no-key", "refused", "unexpected"].includes(this.code);
+    if (this.code === "ended-by-server" && this.detail) return { title, text: `${this.detail} ${text}`, typing };
     return { title, text: reasoned ? `${text} ${this.detail || "none"}` : text, typing };
   }
 }
