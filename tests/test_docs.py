@@ -5,14 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-<<<<<<< HEAD
-from omni_rt.config import QwenSettings
-from omni_rt.realtime.settings import WireSession
-from tests.support.strict_events import ADDITIONS
-=======
 from omni_rt.config import QwenSettings, ServerSettings
+from omni_rt.realtime.settings import WireSession
 from omni_rt.server.calls import HTTP_STATUS
->>>>>>> keys
+from tests.support.strict_events import ADDITIONS
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / "omni_rt" / "engine" / "qwen3_omni"
@@ -45,7 +41,6 @@ def test_the_errors_that_the_engines_page_names_exist() -> None:
     assert not [code for code in named if f'"{code}"' not in source]
 
 
-<<<<<<< HEAD
 def test_the_protocols_page_names_every_addition() -> None:
     named = re.findall(r"`([\w.]+)`", section("protocol.md", "Added"))
     for event, fields in ADDITIONS.items():
@@ -57,7 +52,8 @@ def test_the_protocols_page_names_what_is_taken_without_effect() -> None:
     roots = {name for name in named if "." not in name and name != "language"}
     assert roots <= set(WireSession.model_fields)
     assert len(roots) == 4
-=======
+
+
 def test_the_networks_page_names_every_setting() -> None:
     named = re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in rows("network.md", "Settings")))
     assert sorted(named) == sorted(ServerSettings.model_fields)
@@ -69,7 +65,6 @@ def test_the_errors_that_the_networks_page_names_exist() -> None:
     assert len(named) >= 10
     assert not [code for code in named if f'"{code}"' not in source]
     assert not [code for code, status in HTTP_STATUS.items() if named.get(code, status) != status]
->>>>>>> keys
 
 
 def test_links_between_pages_lead_somewhere() -> None:
