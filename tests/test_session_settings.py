@@ -105,6 +105,18 @@ async def test_refused_by_name(stage: Stage, settings: dict[str, Any], param: st
     assert stage.session.wire == before
 
 
+async def test_for_a_voice_of_openais_the_engines_own_speaks(stage: Stage) -> None:
+    """openai-agents asks for "ash" where its user names none; all else of its update holds."""
+    settings = {"instructions": "Be kind.", "audio": {"output": {"voice": "ash"}}}
+    await stage.tell(type="session.update", session=settings)
+    echoed = stage.last("session.updated")["session"]
+    assert (echoed["instructions"], echoed["audio"]["output"]["voice"]) == ("Be kind.", "")
+    await stage.turn()
+    stage.transport.play()
+    await stage.tell(type="session.update", session=settings)
+    assert "error" not in stage.transport.kinds()
+
+
 async def test_mcp_tools_are_refused_for_one_response_too(stage: Stage) -> None:
     await stage.tell(type="response.create", response={"tools": [{"type": "mcp", "server_label": "a"}]})
     error = stage.last("error")["error"]

@@ -182,8 +182,15 @@ UNION_TAGS: set[str | int] = {
 }
 
 
+# Clients name one of these even where their user has not.
+OPENAI_VOICES = {"alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"}
+
+
 def merge(current: WireSession, update: Mapping[str, Any], capabilities: Capabilities) -> WireSession:
-    """The session after a client's `session.update`: what it omits stays, null clears. Raises WireError."""
+    """The session after a client's `session.update`: what it omits stays, null clears. Raises WireError.
+
+    For a voice of OpenAI's that the engine does not have, the engine's own speaks.
+    """
     if update.get("type", "realtime") != "realtime":
         raise WireError("invalid_value", "Only sessions of type 'realtime' are served here.", "session.type")
     update = {key: value for key, value in update.items() if key not in SERVER_OWNED}
@@ -192,8 +199,15 @@ def merge(current: WireSession, update: Mapping[str, Any], capabilities: Capabil
         session = WireSession.model_validate(merged)
     except ValidationError as error:
         raise wire_error(error, "session") from error
+    if session.voice in OPENAI_VOICES and session.voice not in capabilities.voices:
+        session = _in_own_voice(session)
     _check(session, capabilities)
     return session
+
+
+def _in_own_voice(session: WireSession) -> WireSession:
+    output = session.audio.output.model_copy(update={"voice": ""})
+    return session.model_copy(update={"audio": session.audio.model_copy(update={"output": output})})
 
 
 def _merge(current: dict[str, Any], update: Mapping[str, Any], path: str) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""What the stock clients say and show, as they send it; and what was said to them, in words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from omni_rt.client.words import normalise
+from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
+from tests.support.ears import transcribe
+from tests.support.local import to_input_rate, voice
+from tests.support.speech import clip
+
+# Longer than any pause within a turn that the server waits for.
+PAUSE_S = 2.0
+
+
+def question(text: str) -> bytes:
+    """A voice that says `text`, and the pause after it: PCM 16 bit, 24 kHz."""
+    return _wire(voice().speak(text).pcm)
+
+
+def human(name: str) -> bytes:
+    """A clip of human speech, and the pause after it: PCM 16 bit, 24 kHz."""
+    pcm = clip(name).pcm
+    places = np.arange(len(pcm) * OUTPUT_RATE // INPUT_RATE) * INPUT_RATE / OUTPUT_RATE
+    return _wire(np.interp(places, np.arange(len(pcm)), pcm).astype(np.int16))
+
+
+def _wire(pcm: Pcm) -> bytes:
+    return np.concatenate([pcm, np.zeros(round(PAUSE_S * OUTPUT_RATE), np.int16)]).tobytes()
+
+
+def words(sound: bytes) -> list[str]:
+    """The words in PCM 16 bit, 24 kHz, as the local recogniser hears them."""
+    return normalise(transcribe(to_input_rate(np.frombuffer(sound, np.int16))))
