@@ -222,3 +222,26 @@ async def test_without_keys_a_secret_is_good_for_its_settings(unlocked: RunningS
     with pytest.raises(websockets.InvalidStatus):
         async with socket_peer(unlocked, secret + "x"):
             pass
+
+
+@pytest.mark.models
+async def test_the_openai_package_calls_and_hangs_up(locked: RunningServer, key: str) -> None:
+    await empty(locked)
+    async with AsyncOpenAI(base_url=f"{locked.url}/v1", api_key=key) as maker:
+        secret = await maker.realtime.client_secrets.create(session={"type": "realtime", "output_modalities": ["text"]})
+    places: list[str] = []
+    async with AsyncOpenAI(base_url=f"{locked.url}/v1", api_key=secret.value) as client:
+
+        async def exchange(offer: str) -> str:
+            answer = await client.realtime.calls.create(
+                sdp=offer, session={"type": "realtime", "instructions": "Be brief."}
+            )
+            places.append(answer.response.headers["Location"])
+            return answer.text
+
+        async with call_peer(locked, exchange=exchange) as peer:
+            created = (await peer.wait("session.created"))["session"]
+            assert (created["instructions"], created["output_modalities"]) == ("Be brief.", ["text"])
+            assert (await peer.write("yes")).strip() == "yes"
+            await client.realtime.calls.hangup(places[0].rpartition("/")[2])
+            await empty(locked)
