@@ -233,7 +233,7 @@ async def test_push_to_talk(stage: Stage) -> None:
         ('{"type":"input_audio_buffer.append","audio":"AAA="}', None),
         ('{"type":"input_audio_buffer.append","audio":""}', None),
         ('{"type":"input_audio_buffer.append","audio":"AA=="}', "invalid_audio"),
-        ('{"type":"conversation.item.retrieve","item_id":"x"}', "item_not_found"),
+        ('{"type":"conversation.item.retrieve","item_id":"x"}', "item_retrieve_invalid_item_id"),
         ('{"type":"conversation.item.delete","item_id":"x"}', "item_not_found"),
         ('{"type":"conversation.item.truncate","item_id":"x","audio_end_ms":5}', "item_not_found"),
         ('{"type":"input_audio_buffer.commit"}', "input_audio_buffer_commit_empty"),
