@@ -109,6 +109,15 @@ async def test_interruption_before_the_first_sound_leaves_no_reply(stage: Stage)
     assert stage.texts()[:2] == [("user", "hello there")]
 
 
+async def test_a_reply_that_is_gone_as_nobody_heard_it_can_be_truncated(stage: Stage) -> None:
+    await stage.turn()
+    stage.hear(500, True)
+    gone = await stage.until("conversation.item.deleted")
+    await stage.tell(type="conversation.item.truncate", item_id=gone["item_id"], content_index=0, audio_end_ms=40)
+    assert "error" not in stage.transport.kinds()
+    assert "conversation.item.truncated" not in stage.transport.kinds()
+
+
 async def test_backchannel_only_ducks(stage: Stage) -> None:
     await stage.turn()
     stage.transport.play(1)

@@ -197,6 +197,8 @@ class _Commands:
 
     def _truncate(self, event: ItemTruncate) -> None:
         session = self._session
+        if session.replies.is_unheard(event.item_id):
+            return  # clients truncate whatever they played of; an error would end pipecat's session
         item = session.conversation.get(event.item_id)
         if not any(isinstance(part, Speech) for part in item.parts) or item.role != "assistant":
             raise WireError("invalid_value", "Only the assistant's spoken messages can be truncated.", "item_id")

@@ -193,6 +193,10 @@ class Replies:
         heard_ms = min(audio_ms, round(reply.audio_ms))
         self._spawn(self._settle(reply, heard_ms, self._keep(reply, heard_ms)))
 
+    def is_unheard(self, item_id: str) -> bool:
+        """The item was a reply and is deleted, as nothing of it was heard."""
+        return any(reply.unheard and reply.message_id == item_id for reply in self._past)
+
     # -- what the engine and the transport tell
 
     def sent(self, sent: SentAudio) -> None:
@@ -335,6 +339,7 @@ class Replies:
             self._conversation.set_transcript(item_id, heard)
             self._events.item_truncated(item_id, heard_ms, heard)
         else:
+            reply.unheard = True
             self._conversation.remove(item_id)
             self._events.item_deleted(item_id)
 

@@ -22,7 +22,7 @@ ENDS: dict[str, tuple[ResponseStatus, str | None]] = {
 class Reply:
     """Its wire events, what was spoken when, and, while it is held, the chunks nobody may see yet.
 
-    Its audio is what is played, at `speed`; `audio_ms` is its length so far.
+    Its audio is what is played, at `speed`; `audio_ms` is its length so far. `unheard`: its message is deleted.
     """
 
     options: RespondOptions
@@ -32,6 +32,7 @@ class Reply:
     held: list[Chunk] | None = None
     stopped: bool = False
     message_id: str | None = None
+    unheard: bool = False
     speed: float = 1.0
     audio_ms: float = 0.0
     usage: Usage = field(default_factory=Usage)
