@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from omni_rt.config import QwenSettings
+from omni_rt.realtime.settings import WireSession
+from tests.support.strict_events import ADDITIONS
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ROOT / "omni_rt" / "engine" / "qwen3_omni"
@@ -31,6 +33,19 @@ def test_the_errors_that_the_engines_page_names_exist() -> None:
     source = "".join(path.read_text("utf-8") for path in ENGINE.parent.rglob("*.py"))
     assert len(named) > 20
     assert not [code for code in named if f'"{code}"' not in source]
+
+
+def test_the_protocols_page_names_every_addition() -> None:
+    named = re.findall(r"`([\w.]+)`", section("protocol.md", "Added"))
+    for event, fields in ADDITIONS.items():
+        assert {event, *fields} <= set(named)
+
+
+def test_the_protocols_page_names_what_is_taken_without_effect() -> None:
+    named = re.findall(r"`([\w.]+)`", section("protocol.md", "Taken and echoed, without effect"))
+    roots = {name for name in named if "." not in name and name != "language"}
+    assert roots <= set(WireSession.model_fields)
+    assert len(roots) == 4
 
 
 def test_links_between_pages_lead_somewhere() -> None:

@@ -228,6 +228,15 @@ async def test_push_to_talk(stage: Stage) -> None:
     assert "discard" in stage.model.names()
 
 
+async def test_speech_that_was_told_of_stops_also_when_the_client_commits_it(stage: Stage) -> None:
+    stage.hear(600, True)
+    await stage.until("input_audio_buffer.speech_started")
+    await stage.tell(type="session.update", session={"audio": {"input": {"turn_detection": None}}})
+    await stage.tell(type="input_audio_buffer.commit")
+    stopped = await stage.until("input_audio_buffer.speech_stopped")
+    assert stopped["item_id"] == stage.last("input_audio_buffer.committed")["item_id"]
+
+
 @pytest.mark.parametrize(
     ("raw", "code"),
     [

@@ -27,7 +27,7 @@ def test_our_events_have_no_fault(error: dict[str, Any]) -> None:
     sent: list[dict[str, Any]] = []
     events = EventWriter(sent.append)
     events.session("session.created", WireSession(id="sess_1", model="local"))
-    events.item_truncated("item_1", 200, "one two")
+    events.speech_started(300, "item_1")
     assert [faults(event) for event in (*sent, error)] == [[], [], []]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -81,6 +81,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self._items: dict[str, Item] = {}
+        self._forgotten: set[str] = set()
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items.values())
@@ -135,7 +136,16 @@ class Conversation:
         """Raises UnknownItem."""
         item = self.get(item_id)
         del self._items[item_id]
+        self._forgotten.discard(item_id)
         return item
+
+    def forget(self, item_ids: Iterable[str]) -> None:
+        """Keep these out of the model's context from now on; they stay in the list."""
+        self._forgotten.update(item_ids)
+
+    def remembered(self) -> list[Item]:
+        """The items of the model's context."""
+        return [item for item in self if item.status != "in_progress" and item.id not in self._forgotten]
 
     def set_transcript(self, item_id: str, transcript: str) -> Item:
         """Write what was said (user) or heard (assistant) into the item's speech part."""
@@ -147,4 +157,4 @@ class Conversation:
 
     def context(self) -> tuple[ContextItem, ...]:
         """Everything an engine needs to take over the conversation."""
-        return tuple(item.context() for item in self if item.status != "in_progress")
+        return tuple(item.context() for item in self.remembered())

@@ -101,7 +101,7 @@ class _Commands:
                 self._session.events.emit("conversation.item.retrieved", item=encode_item(item))
             case ItemDelete():
                 self._session.conversation.remove(event.item_id)
-                self._rebuild_context()
+                self._session.rebuild_context()
                 self._session.events.item_deleted(event.item_id)
             case ItemTruncate():
                 self._truncate(event)
@@ -161,7 +161,7 @@ class _Commands:
         if at_end:
             self._append_to_context(item)
         else:
-            self._rebuild_context()
+            self._session.rebuild_context()
         session.events.item(item, previous)
 
     @property
@@ -185,15 +185,7 @@ class _Commands:
         elif item.kind == "message" and all(isinstance(part, Text) for part in item.parts):
             engine.append_text(item.text, item.role, item.id)
         else:
-            self._rebuild_context()
-
-    def _rebuild_context(self) -> None:
-        """For what cannot be appended: the engine keeps its cache as far as the items agree."""
-        session = self._session
-        if session.link.session is not None:
-            session.act(session.duplex.cancel_reply())
-            session.link.session.restore(session.conversation.context())
-            session.on_engine_back()
+            self._session.rebuild_context()
 
     def _truncate(self, event: ItemTruncate) -> None:
         session = self._session
@@ -204,7 +196,8 @@ class _Commands:
             raise WireError("invalid_value", "Only the assistant's spoken messages can be truncated.", "item_id")
         if session.replies.speaking_item == event.item_id:
             session.act(session.duplex.cancel_reply())
-        session.replies.truncate(event.item_id, event.audio_end_ms)
+        if not session.replies.truncate(event.item_id, event.audio_end_ms):
+            session.rebuild_context()
 
     async def _create_response(self, event: ResponseCreate) -> None:
         session = self._session

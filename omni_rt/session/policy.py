@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from omni_rt.config import TurnSettings
 from omni_rt.core.duplex import DuplexPolicy
 from omni_rt.core.turns import TurnPolicy
+from omni_rt.core.window import CHARACTER, ITEM
 from omni_rt.engine.api import SessionSettings
 from omni_rt.realtime.settings import SemanticVad, ServerVad, WireSession, tools_of
 
@@ -72,3 +73,9 @@ def engine_settings(session: WireSession) -> SessionSettings:
         voice=session.voice,
         language=(transcription.language if transcription else None) or "",
     )
+
+
+def fixed_weight(session: WireSession) -> float:
+    """The estimate of the context's tokens that are no items: instructions and tools."""
+    tools = sum(len(tool.model_dump_json()) for tool in session.tools)
+    return ITEM + CHARACTER * (len(session.instructions) + tools)

@@ -22,6 +22,7 @@ from omni_rt.engine.api import (
     Pcm,
     ReplyEnd,
     TextDelta,
+    Usage,
 )
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
@@ -101,8 +102,10 @@ class Replies:
         moments: Moments,
         params: ResponseParams | None = None,
         mark: Mark | None = None,
+        refused: WireError | None = None,
     ) -> None:
-        """Ask the engine for a reply; with `mark` it is held until `release` or `abandon`."""
+        """Ask the engine for a reply; with `mark` it is held until `release` or `abandon`. One that is `refused` fails
+        without the engine."""
         params = params or ResponseParams()
         options = params.options(generation, session)
         writer = ResponseWriter(self._events, params.over(session), params.metadata, self.conversation_id)
@@ -114,7 +117,7 @@ class Replies:
             writer.created()
         else:
             moments.mark("speculation_started")
-        self._spawn(self._run(reply))
+        self._spawn(self._run(reply, refused))
 
     def release(self, generation: int) -> None:
         """The held reply may be heard."""
@@ -185,13 +188,30 @@ class Replies:
         self._note(reply)
         self.playout.forget(generation)
 
-    def truncate(self, item_id: str, audio_ms: int) -> None:
-        """The client says how much of a reply it played. Raises WireError for an item that is no spoken reply."""
+    def truncate(self, item_id: str, audio_ms: int) -> bool:
+        """The client says how much of a reply it played. Raises WireError for an item that is no spoken reply.
+
+        False if the engine no longer knows the reply by itself: its context must be made anew.
+        """
         reply = next((r for r in reversed(self._past) if r.message_id == item_id), None)
         if reply is None:
             raise WireError("invalid_value", f"{item_id!r} is no spoken reply that can be truncated.", "item_id")
         heard_ms = min(audio_ms, round(reply.audio_ms))
-        self._spawn(self._settle(reply, heard_ms, self._keep(reply, heard_ms)))
+        if reply.known:
+            self._spawn(self._settle(reply, heard_ms, self._keep(reply, heard_ms)))
+        else:
+            self._settled(reply, heard_ms, reply.estimate_heard(heard_ms))
+        return reply.known
+
+    def context_restored(self) -> None:
+        """The engine has the replies so far as items; it cannot cut them any more."""
+        for reply in self._past:
+            reply.known = False
+
+    @property
+    def latest_usage(self) -> Usage:
+        """Of the newest reply."""
+        return self._past[-1].usage if self._past else Usage()
 
     def is_unheard(self, item_id: str) -> bool:
         """The item was a reply and is deleted, as nothing of it was heard."""
@@ -240,7 +260,10 @@ class Replies:
 
     # -- inside
 
-    async def _run(self, reply: Reply) -> None:
+    async def _run(self, reply: Reply, refused: WireError | None) -> None:
+        if refused is not None:
+            self._made(reply, ReplyEnd(reply.generation, "failed", error=str(refused)), refused)
+            return
         try:
             engine = self._link.session or await self._link.wait()
             async for chunk in engine.respond(reply.options):
@@ -281,7 +304,9 @@ class Replies:
             reply.message_id = item.id
             self._conversation.add(item)
 
-    def _made(self, reply: Reply, end: ReplyEnd) -> None:
+    def _made(self, reply: Reply, end: ReplyEnd, refused: WireError | None = None) -> None:
+        if reply.stopped:
+            return
         reply.usage = end.usage
         self._play(reply, reply.rest())
         if self._transport is not None:
@@ -290,7 +315,7 @@ class Replies:
         status, reason = ENDS[end.reason]
         self._store(reply.writer.close_message("completed" if status == "completed" else "incomplete"))
         if end.reason == "failed":
-            self._events.error(WireError("engine_failed", end.error, kind="server_error"))
+            self._events.error(refused or WireError("engine_failed", end.error, kind="server_error"))
         reply.writer.done(status, reason, end.usage, end.error)
         self._act(self._duplex.reply_made(reply.generation))
         self._spawn(self._watch(reply))
@@ -332,6 +357,9 @@ class Replies:
         except EngineError as error:
             log.warning("what was heard is estimated: %s", error)
             heard = reply.estimate_heard(heard_ms)
+        self._settled(reply, heard_ms, heard)
+
+    def _settled(self, reply: Reply, heard_ms: int, heard: str) -> None:
         item_id = reply.message_id
         if item_id is None or item_id not in self._conversation:
             return

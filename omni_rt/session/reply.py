@@ -22,7 +22,8 @@ ENDS: dict[str, tuple[ResponseStatus, str | None]] = {
 class Reply:
     """Its wire events, what was spoken when, and, while it is held, the chunks nobody may see yet.
 
-    Its audio is what is played, at `speed`; `audio_ms` is its length so far. `unheard`: its message is deleted.
+    Its audio is what is played, at `speed`; `audio_ms` is its length so far. `known`: the engine can still cut it.
+    `unheard`: its message is deleted.
     """
 
     options: RespondOptions
@@ -31,6 +32,7 @@ class Reply:
     mark: Mark | None = None
     held: list[Chunk] | None = None
     stopped: bool = False
+    known: bool = True
     message_id: str | None = None
     unheard: bool = False
     speed: float = 1.0

@@ -27,15 +27,16 @@ from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EndScore, Timeline
+from omni_rt.core.window import ContextWindow
 from omni_rt.engine.api import Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
-from omni_rt.realtime.settings import WireSession
+from omni_rt.realtime.settings import RetentionRatio, WireSession
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
-from omni_rt.session.policy import duplex_policy, engine_settings
+from omni_rt.session.policy import duplex_policy, engine_settings, fixed_weight
 from omni_rt.session.replies import Replies
 from omni_rt.session.side_replies import SideReplies
 from omni_rt.transport.base import SentAudio, Transport
@@ -63,11 +64,12 @@ MakeHearing = Callable[[Callable[[Heard], None]], SessionHearing]
 @dataclass(slots=True)
 class Utterance:
     """The user's open turn. While `held_ms` is set a reply is being prepared and nothing is fed past that place;
-    `understood` is the final transcript then, for when the turn does end there."""
+    `understood` is the final transcript then, for when the turn does end there. `told`: the client knows of it."""
 
     item_id: str
     from_ms: int
     words: StableWords
+    told: bool = False
     held_ms: int | None = None
     understood: Transcript | None = None
 
@@ -96,6 +98,7 @@ class Session:
             engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
         )
         self.replies = Replies(self.link, self.conversation, self.events, self.duplex, self.act, on_moments)
+        self._window = ContextWindow(engine.capabilities.context_tokens)
         self.side_replies = SideReplies(engine, session_id, self.events)
         self._turn: Moments | None = None
         self.next_params: ResponseParams | None = None
@@ -215,7 +218,15 @@ class Session:
             self._utterance.held_ms = self._utterance.understood = None
         self.act(self.duplex.engine_lost())
 
+    def rebuild_context(self) -> None:
+        """For what cannot be appended: the engine keeps its cache as far as the items agree."""
+        if self.link.session is not None:
+            self.act(self.duplex.cancel_reply())
+            self.link.session.restore(self.conversation.context())
+            self.on_engine_back()
+
     def on_engine_back(self) -> None:
+        self.replies.context_restored()
         if self._utterance is not None and self.link.session is not None:
             self.link.session.append_audio(self._log.slice(self._utterance.from_ms))
 
@@ -250,14 +261,15 @@ class Session:
                     self.replies.stop(action, None if onset_ms is None else self._wall(onset_ms))
                 case FinishReply(generation):
                     self.replies.finish(generation)
+                    self._fit_context()
                 case Duck():
                     self._gain(self.settings.turn.duck_gain)
                 case Unduck():
                     self._gain(1.0)
 
     def _open_utterance(self, from_ms: int) -> None:
-        self._utterance = Utterance(new_id("item"), from_ms, StableWords())
-        if self.duplex.policy.turns is not None:
+        self._utterance = Utterance(new_id("item"), from_ms, StableWords(), self.duplex.policy.turns is not None)
+        if self._utterance.told:
             self.events.speech_started(from_ms, self._utterance.item_id)
         audio = self._log.slice(from_ms)
         if len(audio) and self.link.session is not None:
@@ -271,7 +283,7 @@ class Session:
         self._turn = self._turn or Moments()
         self._turn.mark("user_speech_end", self._wall(speech_end_ms))
         self._turn.mark("turn_end_decided")
-        if self.duplex.policy.turns is not None:
+        if utterance.told:
             self.events.speech_stopped(speech_end_ms, utterance.item_id)
         pcm = self._log.slice(utterance.from_ms)
         speech = Speech(None, pcm, len(pcm) // 16)
@@ -292,7 +304,7 @@ class Session:
         if not speculative:
             moments, self._turn = self._turn or Moments(), None
             params, self.next_params = self.next_params, None
-            self.replies.start(generation, self.wire, moments, params)
+            self.replies.start(generation, self.wire, moments, params, refused=self._no_room())
             return
         utterance, engine = self._utterance, self.link.session
         assert utterance is not None
@@ -316,6 +328,30 @@ class Session:
         if engine is not None and mark is not None:
             engine.rollback(mark)
             engine.append_audio(missed)
+
+    def _fit_context(self) -> None:
+        """After a reply: let the oldest exchanges leave the context if the session's truncation says so."""
+        usage, fixed, items = self.replies.latest_usage, fixed_weight(self.wire), self.conversation.remembered()
+        self._window.counted(usage.input_tokens + usage.output_tokens, fixed, items)
+        rule = self.wire.truncation
+        if not isinstance(rule, RetentionRatio):
+            return
+        limit = rule.token_limits.post_instructions if rule.token_limits else None
+        if gone := self._window.excess(items, fixed, rule.retention_ratio, limit):
+            self.conversation.forget(gone)
+            self.rebuild_context()
+
+    def _no_room(self) -> WireError | None:
+        """Why a reply cannot be made where nothing may leave the context."""
+        tokens = self._window.tokens(fixed_weight(self.wire), self.conversation.remembered())
+        if self.wire.truncation != "disabled" or tokens <= self._window.limit:
+            return None
+        return WireError(
+            "context_full",
+            f"The conversation takes some {tokens:.0f} tokens, {self._window.limit:.0f} are allowed, and "
+            '\'session.truncation\' is "disabled"; set it to "auto", or delete items.',
+            "session.truncation",
+        )
 
     def _end_long_utterance(self) -> None:
         """Commit it where turns are found; clear it where the client finds them, as it may hold nothing at all."""

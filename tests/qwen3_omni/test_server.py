@@ -269,9 +269,9 @@ async def test_a_tool_schema_that_is_none(talk: Talk, parameters: dict[str, Any]
     told = await talk.update(tools=[bad])
     assert told["error"]["code"] == "tool_schema"
     assert "'weather'" in told["error"]["message"]
-    refused = await talk.respond(tools=[bad])
-    assert refused.status == "failed"
-    assert "tool_schema" in talk.messages()[-1]
+    await talk.peer.send("response.create", response={"tools": [bad]})
+    refused = (await talk.peer.wait("error", "response.created"))["error"]
+    assert (refused["code"], refused["param"]) == ("tool_schema", "response.tools")
     # nothing of it stays: later settings are taken, and the next reply is made
     assert (await talk.update(tools=[WEATHER]))["type"] == "session.updated"
     await talk.lives()

@@ -26,6 +26,7 @@ from omni_rt.engine.api import (
     SessionSettings,
     TextDelta,
     Transcript,
+    Usage,
 )
 from omni_rt.session.session import Heard
 from omni_rt.transport.base import SentAudio, TransportListener
@@ -40,6 +41,7 @@ class ScriptedEngineSession:
         self.words: list[str] = ["one", "two", "three"]
         self.tool: CallDelta | None = None
         self.fail = ""
+        self.usage = Usage()
         self.go = asyncio.Event()
         self.go.set()
         self.understood = "hello there"
@@ -97,7 +99,7 @@ class ScriptedEngineSession:
             await asyncio.sleep(0)
         if self.tool is not None:
             yield CallDelta(generation, self.tool.call_id, self.tool.name, self.tool.arguments)
-        yield ReplyEnd(generation, "completed")
+        yield ReplyEnd(generation, "completed", self.usage)
 
     def cancel(self, generation: int) -> None:
         self.calls.append(("cancel", generation))

@@ -1,5 +1,5 @@
-"""A pytest plugin: every server event of every test is checked against openai's own types, in the test's process and in
-the servers it starts. A wrong event fails the test that caused it."""
+"""A pytest plugin: every server event of every test is checked against openai's own types and against the grammar of a
+turn, in the test's process and in the servers it starts. A wrong event fails the test that caused it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
+from weakref import WeakKeyDictionary
 
 import pytest
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from omni_rt.realtime.writer import EventWriter
+from tests.support.turn_grammar import TurnGrammar
 
 FAULTS = "OMNI_RT_TEST_FAULTS"
 """Environment variable: the file to which processes add what was wrong, a line each."""
@@ -60,12 +62,15 @@ def _unknown(value: Any, path: str) -> Iterator[str]:
 
 
 def install(file: Path) -> None:
-    """From now on each event that is made in this process is checked; what is wrong is added to `file`."""
+    """From now on each event that is made in this process is checked, and its place among those of its session; what is
+    wrong is added to `file`."""
     make = EventWriter.event
+    grammars: WeakKeyDictionary[EventWriter, TurnGrammar] = WeakKeyDictionary()
 
     def checked(self: EventWriter, kind: str, **fields: Any) -> dict[str, Any]:
         event = make(self, kind, **fields)
-        for fault in faults(event):
+        wrong = faults(event) or grammars.setdefault(self, TurnGrammar()).step(event)
+        for fault in wrong:
             _note(file, f"{kind}: {fault}; it was {json.dumps(event)[:2000]}")
         return event
 
