@@ -109,6 +109,15 @@ async def test_interruption_before_the_first_sound_leaves_no_reply(stage: Stage)
     assert stage.texts()[:2] == [("user", "hello there")]
 
 
+async def test_a_reply_that_is_gone_as_nobody_heard_it_can_be_truncated(stage: Stage) -> None:
+    await stage.turn()
+    stage.hear(500, True)
+    gone = await stage.until("conversation.item.deleted")
+    await stage.tell(type="conversation.item.truncate", item_id=gone["item_id"], content_index=0, audio_end_ms=40)
+    assert "error" not in stage.transport.kinds()
+    assert "conversation.item.truncated" not in stage.transport.kinds()
+
+
 async def test_backchannel_only_ducks(stage: Stage) -> None:
     await stage.turn()
     stage.transport.play(1)
@@ -242,7 +251,7 @@ async def test_speech_that_was_told_of_stops_also_when_the_client_commits_it(sta
         ('{"type":"input_audio_buffer.append","audio":"AAA="}', None),
         ('{"type":"input_audio_buffer.append","audio":""}', None),
         ('{"type":"input_audio_buffer.append","audio":"AA=="}', "invalid_audio"),
-        ('{"type":"conversation.item.retrieve","item_id":"x"}', "item_not_found"),
+        ('{"type":"conversation.item.retrieve","item_id":"x"}', "item_retrieve_invalid_item_id"),
         ('{"type":"conversation.item.delete","item_id":"x"}', "item_not_found"),
         ('{"type":"conversation.item.truncate","item_id":"x","audio_end_ms":5}', "item_not_found"),
         ('{"type":"input_audio_buffer.commit"}', "input_audio_buffer_commit_empty"),

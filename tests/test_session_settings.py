@@ -65,7 +65,7 @@ async def test_transcription_as_real_clients_ask_for_it(stage: Stage) -> None:
     assert stage.last("session.updated")["session"]["audio"]["input"]["transcription"] == asked
     await stage.tell(type="session.update", session={"audio": {"input": {"transcription": {"model": "whisper-1"}}}})
     echoed = stage.last("session.updated")["session"]["audio"]["input"]["transcription"]
-    assert (echoed["model"], echoed["language"]) == ("whisper-1", None)
+    assert echoed == {"model": "whisper-1"}
     assert "error" not in stage.transport.kinds()
 
 
@@ -103,6 +103,14 @@ async def test_refused_by_name(stage: Stage, settings: dict[str, Any], param: st
     error = stage.last("error")["error"]
     assert (error["param"], error["event_id"]) == (f"session.{param}", "mine"), error
     assert stage.session.wire == before
+
+
+async def test_transcription_is_told_without_what_is_not_set(stage: Stage) -> None:
+    """Pipecat stops reading at a model that is null."""
+    assert stage.last("session.created")["session"]["audio"]["input"]["transcription"] == {}
+    asked = {"audio": {"input": {"transcription": {"language": "de"}}}}
+    await stage.tell(type="session.update", session=asked)
+    assert stage.last("session.updated")["session"]["audio"]["input"]["transcription"] == {"language": "de"}
 
 
 async def test_for_a_voice_of_openais_the_engines_own_speaks(stage: Stage) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from omni_rt.engine.api import Capabilities, EngineError, Tool
 from omni_rt.engine.tool_schema import check_tools
@@ -74,6 +84,11 @@ class Transcription(WireModel):
 
     model: str | None = None
     language: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_set(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Pipecat takes a model that is null for a fault and never reads another event."""
+        return {name: value for name, value in dump(self).items() if value is not None}
 
 
 class InputAudio(WireModel):

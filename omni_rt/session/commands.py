@@ -59,13 +59,18 @@ async def read_events(session: Session) -> None:
             session.events.error(error)
         except UnknownItem as error:
             session.events.error(
-                WireError("item_not_found", f"There is no item {error.args[0]!r}.", "item_id", event.event_id)
+                WireError(_no_such_item(event), f"There is no item {error.args[0]!r}.", "item_id", event.event_id)
             )
         except Exception as error:
             log.exception("session %s: %s failed", session.id, event.type)
             session.events.error(
                 WireError("internal", f"The server failed: {error}.", None, event.event_id, "server_error")
             )
+
+
+def _no_such_item(event: AnyEvent) -> str:
+    """Pipecat knows by the code that a retrieval failed; any other error ends its session."""
+    return "item_retrieve_invalid_item_id" if isinstance(event, ItemRetrieve) else "item_not_found"
 
 
 class _Commands:
@@ -184,6 +189,8 @@ class _Commands:
 
     def _truncate(self, event: ItemTruncate) -> None:
         session = self._session
+        if session.replies.is_unheard(event.item_id):
+            return  # clients truncate whatever they played of; an error would end pipecat's session
         item = session.conversation.get(event.item_id)
         if not any(isinstance(part, Speech) for part in item.parts) or item.role != "assistant":
             raise WireError("invalid_value", "Only the assistant's spoken messages can be truncated.", "item_id")

@@ -213,6 +213,10 @@ class Replies:
         """Of the newest reply."""
         return self._past[-1].usage if self._past else Usage()
 
+    def is_unheard(self, item_id: str) -> bool:
+        """The item was a reply and is deleted, as nothing of it was heard."""
+        return any(reply.unheard and reply.message_id == item_id for reply in self._past)
+
     # -- what the engine and the transport tell
 
     def sent(self, sent: SentAudio) -> None:
@@ -363,6 +367,7 @@ class Replies:
             self._conversation.set_transcript(item_id, heard)
             self._events.item_truncated(item_id, heard_ms, heard)
         else:
+            reply.unheard = True
             self._conversation.remove(item_id)
             self._events.item_deleted(item_id)
 

@@ -23,6 +23,7 @@ class Reply:
     """Its wire events, what was spoken when, and, while it is held, the chunks nobody may see yet.
 
     Its audio is what is played, at `speed`; `audio_ms` is its length so far. `known`: the engine can still cut it.
+    `unheard`: its message is deleted.
     """
 
     options: RespondOptions
@@ -33,6 +34,7 @@ class Reply:
     stopped: bool = False
     known: bool = True
     message_id: str | None = None
+    unheard: bool = False
     speed: float = 1.0
     audio_ms: float = 0.0
     usage: Usage = field(default_factory=Usage)

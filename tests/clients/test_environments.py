@@ -1,0 +1,103 @@
+"""Stock clients that live in environments of their own: each holds its scripted dialogue with the server."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.speech import human, question, words
+from tests.support.local import PHOTOS
+from tests.support.server import RunningServer
+
+pytestmark = [pytest.mark.models, pytest.mark.timeout(420)]
+
+HERE = Path(__file__).parent
+PATIENCE_S = 360
+QUESTIONS = {
+    "capital": "What is the capital of France?",
+    "weather": "What is the weather in Paris?",
+    "animal": "Which animal is in the picture?",
+    "months": "Name the twelve months of the year.",
+}
+
+
+def dialogue(name: str, server: RunningServer, folder: Path) -> dict[str, Any]:
+    """What a client's `dialogue.py` says of its dialogue; skips the test where the client is not installed."""
+    python = Path(os.environ.get("OMNI_RT_CLIENTS", "")) / name / "bin" / "python"
+    if not python.is_absolute() or not python.exists():
+        pytest.skip(f"{name} has no environment here; tests/clients/run makes it")
+    job, result = folder / "job.json", folder / "result.json"
+    for what, text in QUESTIONS.items():
+        (folder / f"{what}.pcm").write_bytes(question(text))
+    (folder / "human.pcm").write_bytes(human("something"))
+    wanted = {
+        "url": server.url.replace("http", "ws", 1) + "/v1/realtime",
+        "questions": {what: str(folder / f"{what}.pcm") for what in QUESTIONS},
+        "human": str(folder / "human.pcm"),
+        "picture": str(PHOTOS / "cat.jpg"),
+    }
+    job.write_text(json.dumps(wanted))
+    done = subprocess.run(
+        [python, HERE / name / "dialogue.py", job, result], capture_output=True, text=True, timeout=PATIENCE_S
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    told: dict[str, Any] = json.loads(result.read_text())
+    return told
+
+
+def sounds(answer: dict[str, Any]) -> list[str]:
+    """The words that a client's loudspeaker would have said."""
+    return words(base64.b64decode(answer["sound"]))
+
+
+def test_openai_agents(server: RunningServer, tmp_path: Path) -> None:
+    told = dialogue("openai_agents", server, tmp_path)
+    session = told["session"]
+    assert session["instructions"] == "Answer briefly."
+    assert [tool["name"] for tool in session["tools"]] == ["get_weather"]
+    assert session["audio"]["input"]["turn_detection"]["interrupt_response"] is True, "else it cancels by itself"
+
+    assert "Paris" in told["question"]["text"]
+    assert "paris" in sounds(told["question"])
+    assert json.loads(told["tool"]["arguments"]) == {"city": "Paris"}
+    assert "snow" in told["told_of_tool"]["text"]
+    assert "snow" in sounds(told["told_of_tool"])
+    assert "cat" in told["picture"]["text"]
+
+    cut = told["interruption"]
+    assert cut["same"]
+    assert 0 < cut["heard_ms"] <= cut["sent_ms"] + 1
+    assert cut["heard"]
+    assert f"assistant: {cut['heard']}" in told["history"]
+    assert told["after_interruption"]["text"]
+
+    assert told["error"] == {"code": "item_not_found", "event_id": "on_purpose"}
+    assert len(told["errors"]) == 1, told["errors"]
+    assert "Rome" in told["text"]["text"]
+    assert told["text"]["sound"] == ""
+    assert "user: What is the capital of France?" in told["history"]
+
+
+def test_pipecat(server: RunningServer, tmp_path: Path) -> None:
+    told = dialogue("pipecat", server, tmp_path)
+    assert "Rome" in told["text"]["text"]
+    assert "Paris" in told["question"]["text"]
+    assert "paris" in sounds(told["question"])
+    assert told["tool"] == {"name": "get_weather", "arguments": {"city": "Paris"}}
+    assert "snow" in told["told_of_tool"]["text"]
+    assert "cat" in told["picture"]["text"]
+
+    assert told["heard"]
+    assert told["cut_answer"]["text"].startswith(told["heard"])
+    assert len(told["heard"]) < len(told["cut_answer"]["text"])
+    assert told["after_interruption"]["text"]
+    assert {"role": "user", "content": "What is the capital of France?"} in told["conversation"]
+
+    assert "nowhere" in told["error"]
+    assert told["errors"] == [], "any other error would have ended its session"
