@@ -6,6 +6,10 @@ VENV ?= .venv
 # TORCH=torch==2.13.0+cpu where pip's index has it. It goes first, so that nothing else draws in another one.
 TORCH ?= torch==2.13.0
 ARGS ?=
+# Tests that only compute run two at a time. All others want the machine for themselves: they have servers, browsers and
+# sound in real time.
+COMPUTE := tests/core tests/qwen3_omni
+PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_flight.py
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 
@@ -16,7 +20,13 @@ run: $(VENV)/.base
 
 test: $(VENV)/.dev
 	$(BIN)/omni-rt doctor --fetch --all
+ifeq ($(ARGS),)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
+	$(BIN)/python -m pytest $(PROCESSES)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTE))
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
