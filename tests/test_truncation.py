@@ -80,3 +80,15 @@ async def test_a_reply_that_left_the_engines_hands_is_cut_by_estimate(stage: Sta
     assert stage.last("conversation.item.truncated")["transcript"] == "one two"
     assert stage.model.names().count("keep_heard") == asked
     assert _restored(stage)[-1] == ("Be brief.", "hello there", "one two")
+
+
+async def test_a_reply_that_is_only_still_heard_goes_on_when_the_context_is_made_anew(stage: Stage) -> None:
+    await stage.turn()
+    await stage.until("response.done")
+    item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}
+    await stage.tell(type="conversation.item.create", item=item, previous_item_id="root")
+    assert _restored(stage)
+    assert not {"output_audio_buffer.cleared", "conversation.item.truncated"} & set(stage.transport.kinds())
+    stage.transport.play()
+    await stage.until("output_audio_buffer.stopped")
+    assert stage.last("response.done")["response"]["status"] == "completed"

@@ -236,9 +236,11 @@ class Session:
         self.act(self.duplex.engine_lost())
 
     def rebuild_context(self) -> None:
-        """For what cannot be appended: the engine keeps its cache as far as the items agree."""
+        """For what cannot be appended: the engine keeps its cache as far as the items agree. A reply that is being made
+        ends; one that is only still being heard goes on."""
         if self.link.session is not None:
-            self.act(self.duplex.cancel_reply())
+            if self.duplex.making or not self.duplex.reply_active:
+                self.act(self.duplex.cancel_reply())
             self.link.session.restore(self.conversation.context())
             self.on_engine_back()
 
