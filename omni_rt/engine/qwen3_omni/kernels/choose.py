@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
-from omni_rt.engine.qwen3_omni.kernels.draw import drawn, ordered
+from omni_rt.engine.qwen3_omni.kernels.draw import drawn, ordered, reached
 
 _PART = 4096
 KEPT = 64
@@ -31,16 +31,9 @@ def _best(
     gone = tl.load(banned + tl.load(packed + row * 4 + 3).to(tl.int64) * vocab + at, mask=inside, other=1)
     x = tl.where(gone != 0, float("-inf"), x)
     key = ordered(x)
-    # 64 bits, so that a sum of two does not overflow
-    low = tl.min(key, 0).to(tl.int64)
-    high = tl.max(key, 0).to(tl.int64)
-    while low < high:
-        middle = (low + high + 1) >> 1
-        enough = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), 0) >= KEPT
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, high, middle - 1)
-    above = key > low.to(tl.int32)
-    equal = (key == low.to(tl.int32)).to(tl.int32)
+    low = reached(key, KEPT).to(tl.int32)
+    above = key > low
+    equal = (key == low).to(tl.int32)
     left = KEPT - tl.sum(above.to(tl.int32), 0)
     kept = above | ((equal != 0) & (tl.cumsum(equal, 0) <= left))
     place = tl.cumsum(kept.to(tl.int32), 0) - 1

@@ -21,6 +21,20 @@ def ordered(x):
 
 
 @triton.jit
+def reached(key, wanted):
+    """The largest number that at least `wanted` of the keys reach, int64; the smallest key if these are fewer."""
+    # 64 bits, so that a sum of two does not overflow
+    low = tl.min(key, 0).to(tl.int64)
+    high = tl.max(key, 0).to(tl.int64)
+    while low < high:
+        middle = (low + high + 1) >> 1
+        enough = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), 0) >= wanted
+        low = tl.where(enough, middle, low)
+        high = tl.where(enough, high, middle - 1)
+    return low
+
+
+@triton.jit
 def drawn(x, at, vocab, temperature, top_k, tail, greedy, uniform):
     """Which of the adjusted logits `x`, at the places `at`, comes: `sampler.choose` of one row."""
     best = tl.max(x, 0)
@@ -29,15 +43,9 @@ def drawn(x, at, vocab, temperature, top_k, tail, greedy, uniform):
 
     key = ordered(x)
     wanted = top_k.to(tl.int32)
-    # 64 bits, so that a sum of two does not overflow
     low = tl.min(key, 0).to(tl.int64)
     if wanted > 0:
-        high = tl.max(key, 0).to(tl.int64)
-        while low < high:
-            middle = (low + high + 1) >> 1
-            enough = tl.sum((key >= middle.to(tl.int32)).to(tl.int32), 0) >= wanted
-            low = tl.where(enough, middle, low)
-            high = tl.where(enough, high, middle - 1)
+        low = reached(key, wanted)
     kept = (key >= low.to(tl.int32)) & (x > float("-inf"))
     chance = tl.where(kept, tl.exp(x - tl.max(x, 0)), 0.0)
     droppable = tail * tl.sum(chance, 0)
