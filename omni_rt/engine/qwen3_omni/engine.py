@@ -149,7 +149,7 @@ class QwenEngine:
                 lines=self._settings.server.max_sessions,
                 audio_window_s=self._settings.qwen.audio_window_s,
                 eight_bit=narrow,
-                progress=lambda part: log.info("capturing the steps of the %s", part),
+                progress=lambda part: log.info("%s", part),
             )
         log.info("%d graphs captured in %.1f s", machine.graphs, time.monotonic() - begun)
         return machine

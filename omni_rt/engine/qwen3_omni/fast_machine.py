@@ -22,13 +22,13 @@ from omni_rt.engine.qwen3_omni.eight_bit import NOTHING, EightBit, for_many, for
 from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_talker import FastTalker, Heard
 from omni_rt.engine.qwen3_omni.graphs import Graphs
-from omni_rt.engine.qwen3_omni.kernels.choose import choose
+from omni_rt.engine.qwen3_omni.kernels.choose import Wanted, choose
 from omni_rt.engine.qwen3_omni.kernels.vector import empty, product
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import numbers
 from omni_rt.engine.qwen3_omni.machine import TOKEN_SETS, all_or_nothing, suppressed, thinker_params
 from omni_rt.engine.qwen3_omni.model import Omni
-from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, PassMemory, upload_into
+from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, Numbers, PassMemory, upload_into
 from omni_rt.engine.qwen3_omni.quantised import Quantised
 from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Frame, Line, Read, Request, Result
 from omni_rt.engine.qwen3_omni.sampler import (
@@ -40,6 +40,7 @@ from omni_rt.engine.qwen3_omni.sampler import (
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ROWS = (16, 32, 64, 128, 256, 512)
+_WANTED = ("temperature", "greedy", "uniform", "allowed")
 
 
 class FastMachine:
@@ -62,7 +63,7 @@ class FastMachine:
         eight_bit: EightBit = NOTHING,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Captures all graphs; `progress` hears what is captured. `eight_bit` changes the weights of `omni` itself."""
+        """Captures all graphs; `progress` hears what is done. `eight_bit` changes the weights of `omni` itself."""
         device, spec = omni.device, omni.spec
         if eight_bit.experts:
             hold_experts(omni)
@@ -71,7 +72,6 @@ class FastMachine:
         self._omni, self._device = omni, device
         self._graphs = Graphs(device)
         self._accept = thinker.accept_layer
-        progress("thinker")
         self._decoder = FastDecoder(thinker.model.language_model, pool, backend, eight_bit)
         self._embed = thinker.model.language_model.embed_tokens.weight
         self._head = held(thinker.lm_head.weight, eight_bit.head)
@@ -84,31 +84,36 @@ class FastMachine:
         self._batches, self._most_rows = list(batches), max(rows)
         self._buckets = [Bucket(n, 1, n) for n in batches], [Bucket(n, BLOCK, max(batches)) for n in rows]
         self._memory = PassMemory(
-            pool, most=most, sequences=max(batches), fields=("token", "given"), device=device, tables=backend.tables
+            pool,
+            most=most,
+            sequences=max(batches),
+            fields=("token", "given", *_WANTED),
+            device=device,
+            tables=backend.tables,
         )
         for bucket in (*self._buckets[0], *self._buckets[1]):
             self._graphs.add(("read", bucket), partial(self._read_step, bucket))
 
         self._choosing = torch.zeros(max(batches), width, device=device, dtype=dtype)
-        self._choice = torch.zeros(max(batches), 4, device=device, dtype=torch.int32)
+        self._choice = torch.zeros(len(_WANTED) * max(batches), device=device, dtype=torch.int32)
         self._tokens = torch.zeros(max(batches), device=device, dtype=torch.int64)
         self._tokens_host = torch.zeros(max(batches), dtype=torch.int64, pin_memory=device.type == "cuda")
         self._chosen: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         masks = suppressed(vocab)
         self._banned = torch.stack([masks[name] for name in TOKEN_SETS]).to(device)
         for batch in self._batches:
-            self._graphs.add(("choose", batch), partial(self._choose_step, batch))
+            wanted = self._choice[: len(_WANTED) * batch].view(len(_WANTED), batch).unbind()
+            self._graphs.add(("choose", batch), partial(self._choose_step, self._choosing[:batch], wanted))
         self._talker: FastTalker | None = None
         if omni.talker is not None and talker_pool is not None:
-            progress("talker")
             self._talker = FastTalker(
                 omni, talker_pool, self._graphs, backend, slots=lines, batches=batches, rows=[*rows, 2 * max(rows)],
                 talking=talking, predicting=predicting, embedded=self._embedded, accepted=self._accepted,
                 eight_bit=eight_bit,
             )  # fmt: skip
 
-        progress("audio encoder")
-        self._capture_audio(audio_window_s * omni.spec.audio.chunk_frames)
+        self._add_audio(audio_window_s * omni.spec.audio.chunk_frames)
+        self._graphs.capture(progress)
 
     @property
     def graphs(self) -> int:
@@ -139,7 +144,7 @@ class FastMachine:
         if self._talker is not None:
             self._talker.release(line)
 
-    def _capture_audio(self, frames: int) -> None:
+    def _add_audio(self, frames: int) -> None:
         """A step for every number of tokens that a window of up to `frames` mel frames can have."""
         encoder = self._omni.thinker.model.audio_tower
         spec = encoder.spec
@@ -196,11 +201,16 @@ class FastMachine:
                 passing.append(n)
                 start += read.rows
         chunks = [chunk for n in passing if (chunk := reads[n].chunk) is not None]
-        last = self._pass(chunks) if chunks else []
+        choosing = [n for n in (*hidden, *passing) if reads[n].choice is not None]
+        # a token's pass chooses the next one as well
+        at_once = set(choosing) <= set(passing) and all(Read(chunk).decoding for chunk in chunks)
+        last = self._pass(chunks, [reads[n].choice for n in passing]) if chunks else []
         hidden.update(zip(passing, last, strict=True))
-        choosing = [(n, choice) for n, read in enumerate(reads) if (choice := read.choice) is not None and n in hidden]
         if choosing:
-            self._choose([hidden[n] for n, _ in choosing], [choice for _, choice in choosing])
+            if at_once:
+                choosing = passing
+            else:
+                self._choose([hidden[n] for n in choosing], [reads[n].choice for n in choosing])
             self._tokens_host.copy_(self._tokens, non_blocking=True)
             if self._chosen is not None:
                 self._chosen.record()
@@ -208,8 +218,9 @@ class FastMachine:
             self._listen(heard)
         if choosing and self._chosen is not None:
             self._chosen.synchronize()
-        for (n, _), token in zip(choosing, self._tokens_host.tolist(), strict=False):
-            results[n] = token
+        for n, token in zip(choosing, self._tokens_host.tolist(), strict=False):
+            if reads[n].choice is not None:
+                results[n] = token
         taken += zip(chunks, last, strict=True)
         return results
 
@@ -225,8 +236,8 @@ class FastMachine:
             self._talker.open(read.line)
         return heard
 
-    def _pass(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """The last hidden state of each chunk."""
+    def _pass(self, chunks: Sequence[Chunk], choices: Sequence[Choice | None]) -> list[Tensor]:
+        """The last hidden state of each chunk; of passes of one row each, a token according to its choice too."""
         rows = sum(map(len, chunks))
         alone = all(Read(chunk).decoding for chunk in chunks)
         bucket = next(bucket for bucket in self._buckets[not alone] if bucket.rows >= rows)
@@ -248,7 +259,8 @@ class FastMachine:
         spans = [Span(chunk.cache, len(chunk)) for chunk in chunks]
         positions = np.concatenate([chunk.positions for chunk in chunks], axis=1)
         tokens = [token for chunk in chunks for token in chunk.ids]
-        self._memory.write(bucket, spans, positions, {"token": tokens, "given": given})
+        wanted = dict(zip(_WANTED, _packed(choices, rows), strict=True)) if alone else {}
+        self._memory.write(bucket, spans, positions, {"token": tokens, "given": given, **wanted})
         self._graphs.run(("read", bucket))
         for at in seen:
             self._deepstack.index_fill_(1, at, 0)
@@ -266,6 +278,7 @@ class FastMachine:
         if bucket.block == 1:
             hidden, _ = self._decoder(embedded.float(), bucket, given)
             self._hidden[:n] = hidden
+            self._choose_step(hidden, [given.fields[name] for name in _WANTED])
             return
         self._embedded[:n] = embedded
         rows = torch.where((given.fields["given"] == 1)[:, None], self._features[:n], embedded)
@@ -290,29 +303,24 @@ class FastMachine:
 
     # -- choosing
 
-    def _choose(self, hidden: Sequence[Tensor], choices: Sequence[Choice]) -> None:
+    def _choose(self, hidden: Sequence[Tensor], choices: Sequence[Choice | None]) -> None:
         count = len(hidden)
         batch = next(size for size in self._batches if size >= count)
         torch.stack(list(hidden), out=self._choosing[:count])
-        packed = np.zeros((batch, 4), np.float32)
-        packed[:, 0] = 1.0
-        sets = packed.view(np.int32)[:, 3]
-        for n, choice in enumerate(choices):
-            params = thinker_params(choice)
-            packed[n, :3] = params.temperature or 1.0, params.temperature == 0, choice.uniform
-            sets[n] = TOKEN_SETS.index(choice.allowed)
-        upload_into(self._choice.view(-1), packed.view(np.int32).ravel())
+        upload_into(self._choice, _packed(choices, batch).ravel())
         self._graphs.run(("choose", batch))
 
-    def _choose_step(self, batch: int) -> None:
-        hidden, head = self._choosing[:batch], for_one(self._head)
+    def _choose_step(self, hidden: Tensor, wanted: Sequence[Tensor]) -> None:
+        """Leaves a token for each row; `wanted` is int32, each as the numbers of `_packed`."""
+        batch, head = len(hidden), for_one(self._head)
         if batch == 1 and isinstance(head, Quantised):
             logits = product(hidden, head, out=empty(hidden, len(head)))
         else:
             logits = torch.nn.functional.linear(hidden, for_many(self._head))
         tail = 1 - THINKER.top_p if THINKER.top_p < 1 else -1.0
-        rows, out = self._choice[:batch], self._tokens[:batch]
-        choose(logits, rows, self._banned, out, top_k=THINKER.top_k, tail=tail)
+        temperature, greedy, uniform, allowed = wanted
+        each = Wanted(temperature.view(torch.float32), greedy, uniform.view(torch.float32), allowed)
+        choose(logits, each, self._banned, self._tokens[:batch], top_k=THINKER.top_k, tail=tail)
 
     # -- speaking
 
@@ -330,3 +338,16 @@ class FastMachine:
             for n, made in zip(ready, self._talker.frames([frames[n] for n in ready]), strict=True):
                 results[n] = made
         return results
+
+
+def _packed(choices: Sequence[Choice | None], rows: int) -> Numbers:
+    """`_WANTED` of a pass of so many rows [4, rows], floats as their bits; rows without a choice draw at 1.0."""
+    packed = np.zeros((len(_WANTED), rows), np.int32)
+    floats = packed.view(np.float32)
+    floats[0] = 1.0
+    for n, choice in enumerate(choices):
+        if choice is not None:
+            params = thinker_params(choice)
+            floats[0, n], floats[2, n] = params.temperature or 1.0, choice.uniform
+            packed[1, n], packed[3, n] = params.temperature == 0, TOKEN_SETS.index(choice.allowed)
+    return packed

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from omni_rt.engine.qwen3_omni.kernels.compiling import compiling
+
 
 class Graphs:
     """Steps by name. A step takes and leaves everything in memory that stays where it is, and never waits.
@@ -27,20 +29,28 @@ class Graphs:
         return len(self._steps)
 
     def add(self, name: Hashable, step: Callable[[], object]) -> None:
-        """Capture a step; it runs before that, so what it leaves must not matter."""
+        """A step to be captured; it runs before that, so what it leaves must not matter."""
+        self._steps[name] = step
+
+    def capture(self, progress: Callable[[str], None] = lambda _: None) -> None:
+        """All steps that were added; `progress` hears what is done."""
         if not self._cuda:
-            self._steps[name] = step
             return
         self._side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._side):
-            for _ in range(2):
+        progress("compiling kernels")
+        with torch.cuda.stream(self._side), compiling():
+            for step in self._steps.values():
                 step()
+        progress(f"capturing {len(self)} steps")
+        for name, step in self._steps.items():
+            with torch.cuda.stream(self._side):
+                step()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._side):
+                step()
+            self._captured.append(step)
+            self._steps[name] = graph.replay
         torch.cuda.current_stream(self._device).wait_stream(self._side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._side):
-            step()
-        self._captured.append(step)
-        self._steps[name] = graph.replay
 
     def run(self, name: Hashable) -> None:
         self._steps[name]()

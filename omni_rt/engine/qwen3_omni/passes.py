@@ -129,14 +129,14 @@ class PassMemory:
         positions: NDArray[np.float32],
         fields: Mapping[str, Sequence[int] | NDArray[np.int32]],
     ) -> None:
-        """Rows of `spans` whose room is reserved; positions [3, n]. Raises EngineError `busy` when the pages that the
-        sequences share are too many."""
+        """Rows of `spans` whose room is reserved; positions [3, n]; fields that are not given are 0. Raises EngineError
+        `busy` when the pages that the sequences share are too many."""
         n, b = bucket.rows, bucket.blocks
         rows = sum(span.rows for span in spans)
         tables = self._table_sizes(bucket.sequences)
         head = np.zeros((len(self._fields) + 5) * n + 4 * b + sum(tables), np.int32)
         for number, name in enumerate(self._fields):
-            given = fields[name]
+            given = fields.get(name, ())
             head[number * n : number * n + len(given)] = given
         at = len(self._fields) * n
         slots, lengths = head[at : at + n], head[at + n : at + 2 * n]

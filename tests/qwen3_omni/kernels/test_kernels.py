@@ -20,6 +20,7 @@ from omni_rt.engine.qwen3_omni.decoder import DecoderLayer
 from omni_rt.engine.qwen3_omni.experts import MixtureOfExperts
 from omni_rt.engine.qwen3_omni.fast_code2wav import FastCode2Wav, SoundState
 from omni_rt.engine.qwen3_omni.fast_window import FastWindow
+from omni_rt.engine.qwen3_omni.kernels.choose import Wanted
 from omni_rt.engine.qwen3_omni.kernels.choose import choose as choose_large
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
 from omni_rt.engine.qwen3_omni.kernels.experts_many import mix_many
@@ -247,11 +248,10 @@ def test_choosing_from_a_large_vocabulary(
         uniform = torch.from_numpy(rng.random(batch).astype(np.float32)).to(DEVICE)
         rows = SamplingRows.of(params, DEVICE)
         expected = choose(logits, rows, uniform, suppressed=banned[sets])
-        packed = torch.stack([rows.temperature[:, 0], rows.greedy[:, 0].float(), uniform, uniform], 1).view(torch.int32)
-        packed[:, 3] = sets
+        wanted = Wanted(rows.temperature[:, 0], rows.greedy[:, 0].int(), uniform, sets.int())
         chosen = torch.zeros(batch, dtype=torch.int64, device=DEVICE)
         tail = 1 - top_p if top_p < 1 else -1.0
-        choose_large(logits, packed, banned, chosen, top_k=top_k, tail=tail)
+        choose_large(logits, wanted, banned, chosen, top_k=top_k, tail=tail)
         assert chosen.tolist() == expected.tolist()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +19,7 @@ KEPT = 64
 
 @triton.jit
 def _best(
-    logits, banned, packed, best, tokens, vocab, parts,
+    logits, banned, allowed, best, tokens, vocab, parts,
     PART: tl.constexpr, KEPT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
@@ -28,7 +30,7 @@ def _best(
     at = part * PART + tl.arange(0, PART)
     inside = at < vocab
     x = tl.load(logits + row * vocab + at, mask=inside, other=float("-inf")).to(tl.float32)
-    gone = tl.load(banned + tl.load(packed + row * 4 + 3).to(tl.int64) * vocab + at, mask=inside, other=1)
+    gone = tl.load(banned + tl.load(allowed + row).to(tl.int64) * vocab + at, mask=inside, other=1)
     x = tl.where(gone != 0, float("-inf"), x)
     key = ordered(x)
     low = reached(key, KEPT).to(tl.int32)
@@ -44,7 +46,7 @@ def _best(
 
 @triton.jit(do_not_specialize=["top_k"])
 def _choose(
-    best, tokens, packed, chosen, count, top_k, tail,
+    best, tokens, temperature, greedy, uniform, chosen, count, top_k, tail,
     COUNT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
@@ -54,19 +56,27 @@ def _choose(
     at = tl.arange(0, COUNT)
     inside = at < count
     x = tl.load(best + row * count + at, mask=inside, other=float("-inf"))
-    temperature = tl.load(packed + row * 4)
-    greedy = tl.load(packed + row * 4 + 1) != 0
-    place = drawn(x, at, count, temperature, top_k, tail, greedy, tl.load(packed + row * 4 + 2))
+    own = tl.load(greedy + row) != 0
+    place = drawn(x, at, count, tl.load(temperature + row), top_k, tail, own, tl.load(uniform + row))
+    # of logits that are no numbers none is the best
+    place = tl.minimum(place, count - 1)
     tl.store(chosen + row, tl.load(tokens + row * count + place).to(tl.int64))
 
 
-def choose(logits: Tensor, rows: Tensor, banned: Tensor, chosen: Tensor, *, top_k: int, tail: float) -> None:
-    """A token for each of B rows of logits [B, V] to `chosen` int64 [B], as `sampler.choose` with the same `top_k`, at
-    most `KEPT`, and `tail` (1 - top_p, negative for none).
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How the token of each of B rows is chosen: float32 `temperature` and `uniform` (a number in [0, 1) to draw with),
+    int32 `greedy` (0 or 1) and `allowed` (the row of `banned` that says which tokens never come), all [B]."""
 
-    `rows` int32 [B, 4]: the bits of three float32 (temperature, whether greedy, a number in [0, 1) to draw with), and
-    the row of `banned` bool [sets, V] that says which tokens never come.
-    """
+    temperature: Tensor
+    greedy: Tensor
+    uniform: Tensor
+    allowed: Tensor
+
+
+def choose(logits: Tensor, wanted: Wanted, banned: Tensor, chosen: Tensor, *, top_k: int, tail: float) -> None:
+    """A token for each of B rows of logits [B, V] to `chosen` int64 [B], as `sampler.choose` with the same `top_k`, at
+    most `KEPT`, and `tail` (1 - top_p, negative for none). banned: bool [sets, V]."""
     batch, vocab = logits.shape
     part = min(_PART, triton.next_power_of_2(vocab))
     parts = triton.cdiv(vocab, part)
@@ -75,9 +85,10 @@ def choose(logits: Tensor, rows: Tensor, banned: Tensor, chosen: Tensor, *, top_
     tokens = torch.zeros(batch, count, device=logits.device, dtype=torch.int32)
     early = dependent(logits)
     _best[(batch, parts)](
-        logits, banned.view(torch.int8), rows, best, tokens, vocab, parts, PART=part, KEPT=KEPT, num_warps=8, **early
-    )
+        logits, banned.view(torch.int8), wanted.allowed, best, tokens, vocab, parts,
+        PART=part, KEPT=KEPT, num_warps=8, **early,
+    )  # fmt: skip
     _choose[(batch,)](
-        best, tokens, rows.view(torch.float32), chosen, count, top_k, tail,
+        best, tokens, wanted.temperature, wanted.greedy, wanted.uniform, chosen, count, top_k, tail,
         COUNT=triton.next_power_of_2(count), num_warps=8, **early,
     )  # fmt: skip
