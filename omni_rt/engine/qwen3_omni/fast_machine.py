@@ -238,9 +238,10 @@ class FastMachine:
 
     def _pass(self, chunks: Sequence[Chunk], choices: Sequence[Choice | None]) -> list[Tensor]:
         """The last hidden state of each chunk; of passes of one row each, a token according to its choice too."""
+        if all(Read(chunk).decoding for chunk in chunks):
+            return self._token_pass(chunks, choices)
         rows = sum(map(len, chunks))
-        alone = all(Read(chunk).decoding for chunk in chunks)
-        bucket = next(bucket for bucket in self._buckets[not alone] if bucket.rows >= rows)
+        bucket = next(bucket for bucket in self._buckets[1] if bucket.rows >= rows)
         starts = np.cumsum([0, *map(len, chunks)]).tolist()
         given = np.zeros(rows, np.int32)
         for chunk, start in zip(chunks, starts, strict=False):
@@ -259,17 +260,30 @@ class FastMachine:
         spans = [Span(chunk.cache, len(chunk)) for chunk in chunks]
         positions = np.concatenate([chunk.positions for chunk in chunks], axis=1)
         tokens = [token for chunk in chunks for token in chunk.ids]
-        wanted = dict(zip(_WANTED, _packed(choices, rows), strict=True)) if alone else {}
-        self._memory.write(bucket, spans, positions, {"token": tokens, "given": given, **wanted})
+        self._memory.write(bucket, spans, positions, {"token": tokens, "given": given})
         self._graphs.run(("read", bucket))
         for at in seen:
             self._deepstack.index_fill_(1, at, 0)
         for span in spans:
             span.cache.commit(span.rows)
-        if alone:
-            return list(self._hidden[:rows].clone())
         last = numbers([end - 1 for end in starts[1:]], self._device)
         return list(self._hidden.index_select(0, last))
+
+    def _token_pass(self, chunks: Sequence[Chunk], choices: Sequence[Choice | None]) -> list[Tensor]:
+        rows = len(chunks)
+        bucket = next(bucket for bucket in self._buckets[0] if bucket.rows >= rows)
+        positions = [chunk.positions for chunk in chunks]
+        fields = dict(zip(_WANTED, _packed(choices, rows), strict=True))
+        self._memory.write(
+            bucket,
+            [Span(chunk.cache, 1) for chunk in chunks],
+            np.concatenate(positions, axis=1) if rows > 1 else positions[0],
+            {"token": [token for chunk in chunks for token in chunk.ids], **fields},
+        )
+        self._graphs.run(("read", bucket))
+        for chunk in chunks:
+            chunk.cache.commit(1)
+        return list(self._hidden[:rows].clone())
 
     def _read_step(self, bucket: Bucket) -> None:
         n = bucket.rows

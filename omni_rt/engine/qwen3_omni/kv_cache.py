@@ -150,6 +150,12 @@ class KVCache:
         places = np.arange(self.length, self.length + rows)
         return pages[places // page - first] * page + places % page
 
+    @property
+    def slot(self) -> int:
+        """Of the next token; it must be reserved."""
+        number, within = divmod(self.length, self.pool.page)
+        return self._pages[number] * self.pool.page + within
+
     def commit(self, rows: int) -> None:
         """The next `rows` slots are written."""
         self.length += rows

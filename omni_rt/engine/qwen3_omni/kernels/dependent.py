@@ -1,8 +1,9 @@
 """Programmatic dependent launch: a kernel starts while the one before it ends, and fetches its weights meanwhile.
 
 A kernel launched so calls `gdc_wait` before it touches anything that an earlier kernel writes or reads, weights
-excepted, and every program of it must; `gdc_launch_dependents` lets the next one start. What a kernel reads before it
-waits must have been written at least two kernels earlier, and the one before must let it start only after its own wait.
+excepted, and every program of it must; `gdc_launch_dependents` lets the next one start. What else a kernel reads before
+it waits must be older than the graph, or have been written before a kernel, at least two earlier, that lets the next
+start only after its own wait (or is not launched so).
 """
 
 from __future__ import annotations

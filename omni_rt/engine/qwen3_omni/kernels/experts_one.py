@@ -46,11 +46,12 @@ def _score(
         mask = (rows <= experts)[:, None] & inside[None, :]
         keep = rows <= experts
     tile = tl.load(source, mask=mask, other=0.0)
+    factor = tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
     if EARLY:
         tl.extra.cuda.gdc_wait()
     normed = tl.load(x + cols, mask=inside, other=0.0)
     normed = normed * tl.rsqrt(tl.sum(normed * normed, 0) / width + eps)
-    normed = normed * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
+    normed = normed * factor
     tl.store(scores + rows, tl.sum(tile.to(tl.float32) * normed[None, :], 1), mask=keep)
     tl.debug_barrier()
     before = tl.atomic_add(counter, 1, sem="acq_rel")

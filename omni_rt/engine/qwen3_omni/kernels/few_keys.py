@@ -14,17 +14,15 @@ from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
 
 
 @triton.jit
-def _turned(source, weight, cos, sin, at, inside, eps, DIM: tl.constexpr):
-    """A head after norm and rotation, as its two halves."""
+def _turned(source, first, second, c, s, at, inside, eps, DIM: tl.constexpr):
+    """A head after norm, by the two halves of its weight, and rotation, as its two halves."""
     half = DIM // 2
     kind = source.dtype.element_ty
     left = tl.load(source + at, mask=inside, other=0.0).to(tl.float32)
     right = tl.load(source + half + at, mask=inside, other=0.0).to(tl.float32)
     scale = tl.rsqrt((tl.sum(left * left, 0) + tl.sum(right * right, 0)) / DIM + eps)
-    left = (left * scale * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
-    right = (right * scale * tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
-    c = tl.load(cos + at, mask=inside, other=0.0)
-    s = tl.load(sin + at, mask=inside, other=0.0)
+    left = (left * scale * first).to(kind).to(tl.float32)
+    right = (right * scale * second).to(kind).to(tl.float32)
     return (left * c - right * s).to(kind).to(tl.float32), (right * c + left * s).to(kind).to(tl.float32)
 
 
@@ -36,8 +34,6 @@ def _attend(
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     half = DIM // 2
@@ -45,9 +41,15 @@ def _attend(
     inside = at < half
     source = mixed + row * (HEADS + 2 * KV) * DIM
     kind = mixed.dtype.element_ty
-    cos += position * half
-    sin += position * half
-    key_left, key_right = _turned(source + (HEADS + head) * DIM, key_norm, cos, sin, at, inside, eps, DIM)
+    c = tl.load(cos + position * half + at, mask=inside, other=0.0)
+    s = tl.load(sin + position * half + at, mask=inside, other=0.0)
+    key_first = tl.load(key_norm + at, mask=inside, other=0.0).to(tl.float32)
+    key_second = tl.load(key_norm + half + at, mask=inside, other=0.0).to(tl.float32)
+    query_first = tl.load(query_norm + at, mask=inside, other=0.0).to(tl.float32)
+    query_second = tl.load(query_norm + half + at, mask=inside, other=0.0).to(tl.float32)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
+    key_left, key_right = _turned(source + (HEADS + head) * DIM, key_first, key_second, c, s, at, inside, eps, DIM)
     own = source + (HEADS + KV + head) * DIM + at
     value_left = tl.load(own, mask=inside, other=0.0).to(tl.float32)
     value_right = tl.load(own + half, mask=inside, other=0.0).to(tl.float32)
@@ -68,7 +70,7 @@ def _attend(
     seen_right = tl.load(values + read + half, mask=mask, other=0.0).to(tl.float32)
     for number in tl.static_range(GROUP):
         query = head * GROUP + number
-        left, right = _turned(source + query * DIM, query_norm, cos, sin, at, inside, eps, DIM)
+        left, right = _turned(source + query * DIM, query_first, query_second, c, s, at, inside, eps, DIM)
         self = (tl.sum(left * key_left, 0) + tl.sum(right * key_right, 0)) * scale
         score = (tl.sum(past_left * left[None, :], 1) + tl.sum(past_right * right[None, :], 1)) * scale
         score = tl.where(earlier, score, float("-inf"))

@@ -36,35 +36,34 @@ def _prepare(
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     head = tl.program_id(1)
     half = DIM // 2
     at = tl.arange(0, HALF)
     inside = at < half
+    weight = query_norm if head < HEADS else key_norm
+    first = tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)
+    c = tl.load(cos + row * half + at, mask=inside, other=0.0)
+    s = tl.load(sin + row * half + at, mask=inside, other=0.0)
+    slot = tl.load(slots + row).to(tl.int64)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     source = mixed + (row.to(tl.int64) * (HEADS + 2 * KV) + head) * DIM + at
     left = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     right = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
     kind = mixed.dtype.element_ty
     if head < HEADS + KV:
         scale = tl.rsqrt((tl.sum(left * left, 0) + tl.sum(right * right, 0)) / DIM + eps)
-        weight = query_norm if head < HEADS else key_norm
-        left = (left * scale * tl.load(weight + at, mask=inside, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
-        right = (
-            (right * scale * tl.load(weight + half + at, mask=inside, other=0.0).to(tl.float32)).to(kind).to(tl.float32)
-        )
-        c = tl.load(cos + row * half + at, mask=inside, other=0.0)
-        s = tl.load(sin + row * half + at, mask=inside, other=0.0)
+        left = (left * scale * first).to(kind).to(tl.float32)
+        right = (right * scale * second).to(kind).to(tl.float32)
         left, right = left * c - right * s, right * c + left * s
     if head < HEADS:
         target = queries + (row.to(tl.int64) * HEADS + head) * DIM + at
+    elif head < HEADS + KV:
+        target = keys + (slot * KV + head - HEADS) * DIM + at
     else:
-        slot = tl.load(slots + row).to(tl.int64)
-        if head < HEADS + KV:
-            target = keys + (slot * KV + head - HEADS) * DIM + at
-        else:
-            target = values + (slot * KV + head - HEADS - KV) * DIM + at
+        target = values + (slot * KV + head - HEADS - KV) * DIM + at
     tl.store(target, left.to(kind), mask=inside)
     tl.store(target + half, right.to(kind), mask=inside)
 

@@ -16,21 +16,47 @@ from omni_rt.engine.qwen3_omni.kernels.dependent import dependent
 from omni_rt.engine.qwen3_omni.passes import Reading
 
 
+@triton.jit
+def _page(
+    keys, values, table, number, head, length, written, dims, KV: tl.constexpr, DIM: tl.constexpr, PAGE: tl.constexpr
+):
+    """Where a page's keys and values lie, and the first `written` of all `length` that are in it."""
+    within = tl.arange(0, PAGE)
+    there = (number * PAGE + within < written)[:, None] & (dims < DIM)[None, :]
+    slots = tl.load(table + number, mask=number * PAGE < length, other=0).to(tl.int64) * PAGE + within
+    read = (slots[:, None] * KV + head) * DIM + dims[None, :]
+    return read, tl.load(keys + read, mask=there, other=0.0), tl.load(values + read, mask=there, other=0.0)
+
+
+@triton.jit
+def _seen(query, key, value, place, begin, own, scale, top, total, made):
+    """Adds a page's keys, at the places `place`, to what the rows `own` saw before."""
+    score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    score = tl.where(place[None, :] < (begin + own)[:, None], score, float("-inf"))
+    higher = tl.maximum(top, tl.max(score, 1))
+    base = tl.where(higher == float("-inf"), 0.0, higher)
+    weight = tl.exp(score - base[:, None])
+    fade = tl.exp(top - base)
+    total = total * fade + tl.sum(weight, 1)
+    made = made * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+    return higher, total, made
+
+
 @triton.jit(do_not_specialize=["splits"])
 def _attend(
     queries, keys, values, first, counts, begins, starts, pages, partial, largest, sums, scale, splits,
     HEADS: tl.constexpr, KV: tl.constexpr, DIM: tl.constexpr, DIMS: tl.constexpr, GROUP: tl.constexpr,
-    TILE: tl.constexpr, PAGE: tl.constexpr, EARLY: tl.constexpr,
+    TILE: tl.constexpr, PAGE: tl.constexpr, ONE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     block = tl.program_id(0)
     head = tl.program_id(1)
     split = tl.program_id(2)
     count = tl.load(counts + block)
     if count == 0:
+        if EARLY:
+            tl.extra.cuda.gdc_wait()
         return
     row = tl.load(first + block)
     begin = tl.load(begins + block)
@@ -45,28 +71,29 @@ def _attend(
     live = own < count
     target = ((row + own).to(tl.int64) * HEADS + query_head) * DIM
     mask = live[:, None] & (dims < DIM)[None, :]
+    number = split * each
+    end = tl.minimum(number + each, tl.cdiv(length, PAGE))
+    if ONE:  # all keys but the newest, which this pass writes, can be fetched before the wait
+        read, key, value = _page(keys, values, table, number, head, length, length - 1, dims, KV, DIM, PAGE)
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     query = tl.load(queries + target[:, None] + dims[None, :], mask=mask, other=0.0)
 
     top = tl.full([TILE], float("-inf"), tl.float32)
     total = tl.zeros([TILE], tl.float32)
     made = tl.zeros([TILE, DIMS], tl.float32)
     within = tl.arange(0, PAGE)
-    for number in range(split * each, tl.minimum((split + 1) * each, tl.cdiv(length, PAGE))):
-        slots = tl.load(table + number).to(tl.int64) * PAGE + within
+    if ONE:
+        newest = (number * PAGE + within == length - 1)[:, None] & (dims < DIM)[None, :]
+        key = tl.where(newest, tl.load(keys + read, mask=newest, other=0.0), key)
+        value = tl.where(newest, tl.load(values + read, mask=newest, other=0.0), value)
         place = number * PAGE + within
-        read = (slots[:, None] * KV + head) * DIM + dims[None, :]
-        there = (place < length)[:, None] & (dims < DIM)[None, :]
-        key = tl.load(keys + read, mask=there, other=0.0)
-        value = tl.load(values + read, mask=there, other=0.0)
-        score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
-        score = tl.where(place[None, :] < (begin + own)[:, None], score, float("-inf"))
-        higher = tl.maximum(top, tl.max(score, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        weight = tl.exp(score - base[:, None])
-        fade = tl.exp(top - base)
-        total = total * fade + tl.sum(weight, 1)
-        made = made * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
-        top = higher
+        top, total, made = _seen(query, key, value, place, begin, own, scale, top, total, made)
+        number += 1
+    for later in range(number, end):
+        read, key, value = _page(keys, values, table, later, head, length, length, dims, KV, DIM, PAGE)
+        place = later * PAGE + within
+        top, total, made = _seen(query, key, value, place, begin, own, scale, top, total, made)
 
     spot = ((row + own).to(tl.int64) * HEADS + query_head) * splits + split
     tl.store(largest + spot, top, mask=live)
@@ -81,14 +108,14 @@ def _combine(
 ):  # fmt: skip
     if EARLY:
         tl.extra.cuda.gdc_launch_dependents()
-    if EARLY:
-        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     head = tl.program_id(1)
     dims = tl.arange(0, DIMS)
     splits = tl.arange(0, SPLITS)
     spot = row.to(tl.int64) * HEADS + head
     live = tl.load(lengths + row + splits * 0) > 0
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     top = tl.load(largest + spot * SPLITS + splits, mask=live, other=0.0)
     total = tl.load(sums + spot * SPLITS + splits, mask=live, other=1.0)
     share = tl.exp(top - tl.max(top, 0))
@@ -118,7 +145,7 @@ def attend(
     _attend[(len(reading.first), kv, splits)](
         queries, keys, values, reading.first, reading.counts, reading.begins, reading.starts, reading.pages,
         partial, largest, sums, dim**-0.5, splits,
-        HEADS=heads, KV=kv, DIM=dim, DIMS=dims, GROUP=group, TILE=tile, PAGE=page,
+        HEADS=heads, KV=kv, DIM=dim, DIMS=dims, GROUP=group, TILE=tile, PAGE=page, ONE=block == 1,
         num_warps=4 if tile <= 64 else 8, num_stages=3 if tile <= 64 else 2,
         **dependent(queries),
     )  # fmt: skip

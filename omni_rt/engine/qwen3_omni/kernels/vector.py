@@ -39,12 +39,16 @@ def _product(
     tile = tl.load(weight + at, mask=mask, other=0.0)
     if PAIR:
         second = tl.load(weight + at + outer.to(tl.int64) * inner, mask=mask, other=0.0)
+    if NORM:
+        factor = tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
     if EARLY:
         tl.extra.cuda.gdc_wait()
     row = tl.load(x + cols, mask=inside, other=0.0).to(tl.float32)
+    if RESIDUAL:
+        before = tl.load(residual + rows, mask=rows < outer, other=0.0)
     if NORM:
         row = row * tl.rsqrt(tl.sum(row * row, 0) / inner + eps)
-        row = row * tl.load(norm + cols, mask=inside, other=0.0).to(tl.float32)
+        row = row * factor
         row = row.to(norm.dtype.element_ty).to(tl.float32)
     made = tl.sum(tile.to(tl.float32) * row[None, :], 1)
     if SCALED:
@@ -55,7 +59,7 @@ def _product(
             up *= tl.load(scale + outer + rows, mask=rows < outer, other=0.0)
         made = made * tl.sigmoid(made) * up
     if RESIDUAL:
-        made += tl.load(residual + rows, mask=rows < outer, other=0.0)
+        made += before
     tl.store(out + rows, made.to(out.dtype.element_ty), mask=rows < outer)
 
 
