@@ -116,6 +116,16 @@ class TurnDetector:
         """How long the open utterance has been silent; 0 while the user may be going on, so that nothing is decided."""
         return 0 if self._run_ms else self._now_ms - self._speech_end_ms
 
+    @property
+    def doubtful_ms(self) -> int:
+        """Sound that may be the beginning of speech, or of more speech."""
+        return self._run_ms
+
+    def wonder_again(self) -> None:
+        """Ask for a score of the present pause, and tell of hesitation, though both were done."""
+        self._asked_ms = None
+        self._hesitated = False
+
     def step(self, window: Activity) -> list[TurnSignal]:
         before_ms, self._now_ms = self._now_ms or window.at_ms - WINDOW_MS, window.at_ms
         length = window.at_ms - before_ms

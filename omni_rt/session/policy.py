@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from omni_rt.config import TurnSettings
 from omni_rt.core.duplex import DuplexPolicy
+from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.turns import TurnPolicy
 from omni_rt.core.window import CHARACTER, ITEM
 from omni_rt.engine.api import SessionSettings
@@ -32,10 +33,10 @@ def duplex_policy(session: WireSession, turn: TurnSettings) -> DuplexPolicy:
     """`turn_detection: null` is push-to-talk."""
     detection = session.audio.input.turn_detection
     if detection is None:
-        return DuplexPolicy(None, turn.interrupt_ms)
+        return DuplexPolicy(None, OverlapPolicy(turn.interrupt_ms))
     return DuplexPolicy(
         _turn_policy(detection, turn),
-        turn.interrupt_ms,
+        OverlapPolicy(turn.interrupt_ms),
         create_reply=detection.create_response,
         interrupt_reply=detection.interrupt_response,
     )
