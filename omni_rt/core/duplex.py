@@ -24,6 +24,7 @@ from omni_rt.core.actions import (
     StopReply,
     Unduck,
 )
+from omni_rt.core.completeness import Completeness
 from omni_rt.core.overheard import Overheard
 from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
 from omni_rt.core.timeline import Activity, EndScore
@@ -152,6 +153,13 @@ class Duplex:
         """An end-of-turn score asked for with JudgeEnd."""
         actions: list[Action] = []
         for signal in self._turns.judge(score) if self._turns else []:
+            actions += self._on_signal(signal)
+        return actions
+
+    def understood(self, words: Completeness) -> list[Action]:
+        """What is known of the words of the open utterance, whose reply is being prepared."""
+        actions: list[Action] = []
+        for signal in self._turns.understood(words) if self._turns and self._utterance_open else []:
             actions += self._on_signal(signal)
         return actions
 
@@ -303,12 +311,19 @@ class Duplex:
     def _decide(self, overlap: Overlap, verdict: Verdict | None) -> list[Action]:
         if verdict == "interruption":
             quiet_ms = overlap.end_ms + _PAUSE_MS if overlap.wants_quiet else None
+            self._learn(overlap)
             actions = self._stop("turn_detected", overlap.start_ms)
             self._quiet_ms = quiet_ms
             if overlap.ended:
                 actions += self._turn_ended(overlap.end_ms)
             return actions
         return self._set_aside(overlap) if verdict == "aside" else []
+
+    def _learn(self, overlap: Overlap) -> None:
+        """Who goes on before anything was answered was cut in on."""
+        pause_ms = overlap.start_ms - self._taken_ms
+        if self._phase is ReplyPhase.MAKING and self._turns is not None and pause_ms > 0:
+            self._turns.patience.cut_in(pause_ms)
 
     def _overlap_over(self, speech_end_ms: int) -> list[Action]:
         """The turn detector has found an end, and begins anew."""

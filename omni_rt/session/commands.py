@@ -124,7 +124,8 @@ class _Commands:
             self._decoder = AudioDecoder(wire.audio.input.format)
         if engine_settings(wire) != engine_settings(before) and session.link.session is not None:
             session.link.session.configure(engine_settings(wire))
-        session.act(session.duplex.set_policy(duplex_policy(wire, session.settings.turn)))
+        policy = duplex_policy(wire, session.settings.turn, overhears=session.capabilities.overhears)
+        session.act(session.duplex.set_policy(policy))
         session.events.session("session.updated", wire)
 
     async def _append(self, event: AudioAppend) -> None:

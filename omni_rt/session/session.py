@@ -17,15 +17,19 @@ from omni_rt.core.actions import (
     DropUtterance,
     Duck,
     FinishReply,
+    Hold,
     JudgeEnd,
     OpenUtterance,
+    Overhear,
     ReleaseReply,
     StartReply,
     StopReply,
     Unduck,
 )
+from omni_rt.core.completeness import completeness
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex
+from omni_rt.core.overheard import Overheard
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EndScore, Timeline
 from omni_rt.core.window import ContextWindow
@@ -37,6 +41,7 @@ from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
+from omni_rt.session.overhearing import Overhearing
 from omni_rt.session.policy import duplex_policy, engine_settings, fixed_weight
 from omni_rt.session.replies import Replies
 from omni_rt.session.side_replies import SideReplies
@@ -100,13 +105,14 @@ class Session:
         self.conversation = Conversation()
         self.transport: Transport | None = None
         self.events = EventWriter(self._send)
-        self.duplex = Duplex(duplex_policy(wire, settings.turn))
+        self.duplex = Duplex(duplex_policy(wire, settings.turn, overhears=engine.capabilities.overhears))
         self.link = EngineLink(
             engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
         )
         self.replies = Replies(self.link, self.conversation, self.events, self.duplex, self.act, on_moments)
         self._window = ContextWindow(engine.capabilities.context_tokens)
         self.side_replies = SideReplies(engine, session_id, self.events)
+        self._overhearing = Overhearing(self.link, lambda: engine_settings(self.wire).language, self._on_overheard)
         self._turn: Moments | None = None
         self.next_params: ResponseParams | None = None
         self._timeline = Timeline()
@@ -141,6 +147,7 @@ class Session:
         self._hearing.close()
         await self.replies.close()
         await self.side_replies.close()
+        await self._overhearing.close()
         await self.link.close()
         if self.transport is not None:
             await self.transport.close()
@@ -217,6 +224,8 @@ class Session:
             return
         if utterance is not None and transcript.item_id == utterance.item_id:
             utterance.understood = transcript
+            language = engine_settings(self.wire).language
+            self.act(self.duplex.understood(completeness(transcript.text, language)))
             return
         if transcript.item_id not in self.conversation:
             return
@@ -256,6 +265,9 @@ class Session:
             return
         self.act(self.duplex.activity(heard) if isinstance(heard, Activity) else self.duplex.score(heard))
 
+    def _on_overheard(self, at_ms: int, kind: Overheard) -> None:
+        self.act(self.duplex.overheard(at_ms, kind))
+
     # -- what the core wants
 
     def act(self, actions: list[Action]) -> None:
@@ -282,9 +294,13 @@ class Session:
                     self.replies.finish(generation)
                     self._fit_context()
                 case Duck():
-                    self._gain(self.settings.turn.duck_gain)
+                    self.replies.loudness(self.settings.turn.duck_gain)
+                case Hold():
+                    self.replies.loudness(self.settings.turn.duck_gain, held=True)
                 case Unduck():
-                    self._gain(1.0)
+                    self.replies.loudness(1.0)
+                case Overhear(from_ms, to_ms):
+                    self._overhearing.ask(self._log.slice(from_ms, to_ms), to_ms)
 
     def _open_utterance(self, from_ms: int) -> None:
         self._utterance = Utterance(new_id("item"), from_ms, StableWords(), self.duplex.policy.turns is not None)
@@ -378,10 +394,6 @@ class Session:
         limit, what = self.settings.server.max_buffered_audio_s, "committed" if found else "cleared"
         self.events.error(WireError("utterance_too_long", f"An utterance may last {limit} s; this one was {what}."))
         self.act(self.duplex.commit_by_client(self.now_ms) if found else self.duplex.clear_by_client())
-
-    def _gain(self, gain: float) -> None:
-        if self.transport is not None:
-            self.transport.set_gain(gain)
 
     def _wall(self, at_ms: int) -> float:
         """Server monotonic ms of a place on the timeline."""

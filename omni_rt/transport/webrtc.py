@@ -143,6 +143,9 @@ class WebRtcTransport:
     def set_gain(self, gain: float) -> None:
         self._speaker.queue.set_gain(gain)
 
+    def hold(self, on: bool) -> None:
+        self._speaker.hold(on)
+
     def clear(self) -> None:
         self._speaker.queue.clear()
 

@@ -85,6 +85,9 @@ class WebSocketTransport:
     def set_gain(self, gain: float) -> None:
         """The client plays; it has its own volume."""
 
+    def hold(self, on: bool) -> None:
+        """What is sent is not played yet: the client stops itself when it hears of an interruption."""
+
     def clear(self) -> None:
         """What was sent is the client's; it clears its queue when it hears of the interruption."""
 

@@ -182,6 +182,9 @@ class KeptTransport:
 
     def end_audio(self, generation: int) -> None: ...
 
+    def hold(self, on: bool) -> None:
+        self.held = on
+
     def set_gain(self, gain: float) -> None:
         self.gains.append(gain)
 
