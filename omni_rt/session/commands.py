@@ -21,6 +21,7 @@ from omni_rt.realtime.client_events import (
     ResponseCancel,
     ResponseCreate,
     SessionUpdate,
+    Translate,
     parse,
 )
 from omni_rt.realtime.errors import WireError
@@ -42,13 +43,16 @@ MIN_COMMIT_MS = 100
 APPEND_STEP = 16_000
 
 
-async def read_events(session: Session) -> None:
-    """Consume a session's client events until cancelled; whatever is wrong with one costs only that one."""
+async def read_events(session: Session, translate: Translate | None = None) -> None:
+    """Consume a session's client events until cancelled; whatever is wrong with one costs only that one.
+
+    `translate` makes them ours where the client speaks another protocol; what it raises beside WireError ends this.
+    """
     commands = _Commands(session)
     while True:
         raw = await session.next_event()
         try:
-            event = parse(raw, session.settings.server.max_event_bytes)
+            event = parse(raw, session.settings.server.max_event_bytes, translate)
         except WireError as error:
             session.events.error(error)
             continue
