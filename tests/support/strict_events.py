@@ -39,6 +39,11 @@ def _adapters() -> dict[str, TypeAdapter[Any]]:
     return {get_args(kind.model_fields["type"].annotation)[0]: TypeAdapter(kind) for kind in kinds}
 
 
+def kinds() -> set[str]:
+    """The types of server events that there are."""
+    return set(_adapters())
+
+
 def faults(event: dict[str, Any]) -> list[str]:
     """What is wrong with a server event: wrong or missing fields, and fields that nobody has written down."""
     adapter = _adapters().get(str(event.get("type")))

@@ -67,9 +67,10 @@ class ServerEvents:
 
     def translate(self, event: Event) -> list[Event]:
         """What the client is told for one event of ours; nothing where the dialect has no word for it."""
-        if event["type"] in UNTOLD:
+        ours = str(event["type"])
+        if ours in UNTOLD:
             return []
-        kind: str = RENAMED.get(event["type"], event["type"])
+        kind = RENAMED.get(ours, ours)
         dropped = _DROPPED.get(kind, ())
         theirs = {name: value for name, value in event.items() if name not in dropped} | {"type": kind}
         translation = self._translations.get(kind)
