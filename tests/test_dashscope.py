@@ -1,88 +1,19 @@
-"""The DashScope dialect, event by event: what a client sends becomes ours, what a session tells becomes theirs."""
+"""The DashScope dialect, what a client sends: each event and each setting becomes ours or is refused by name."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from collections.abc import AsyncIterator
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, CallDelta, Pcm, Usage
+from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE
 from omni_rt.realtime.client_events import parse
 from omni_rt.realtime.dashscope.client_events import ClientEvents, SessionFinished
-from omni_rt.realtime.dashscope.server_events import RENAMED, UNTOLD, ServerEvents
-from omni_rt.realtime.dashscope.settings import VOICES, SessionUpdate, TurnDetection
+from omni_rt.realtime.dashscope.server_events import ServerEvents
+from omni_rt.realtime.dashscope.settings import VOICES, SessionUpdate
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.settings import WireSession, merge
-from omni_rt.realtime.writer import EventWriter
-from omni_rt.session.commands import read_events
-from tests.support import dashscope_events, strict_events
-from tests.support.scripted import KeptTransport, ScriptedEngine
-from tests.support.stage import Stage, validate
-
-DEFAULTS = {"audio": {"input": {"turn_detection": TurnDetection().ours()}}}
-
-
-class Line(Stage):
-    """A session between stand-ins whose client speaks the dialect."""
-
-    def __init__(self) -> None:
-        super().__init__(validate({}))
-        self.session.wire = merge(self.session.wire, DEFAULTS, ScriptedEngine().capabilities)
-        self.client = ClientEvents(("tone", "bell"))
-        self.transport = _Transport(self, ServerEvents(self.client))
-
-    async def open(self) -> None:
-        await self.session.open()
-        self.session.attach(self.transport, partial(read_events, translate=self.client.translate))
-        self.session.on_open()
-
-    async def update(self, **settings: Any) -> dict[str, Any]:
-        """The session or the error that comes of it."""
-        self.transport.events.clear()
-        await self.tell(type="session.update", session=settings)
-        (event,) = self.transport.events
-        answer: dict[str, Any] = event["session"] if event["type"] == "session.updated" else event["error"]
-        return answer
-
-
-class _Transport(KeptTransport):
-    """Carries audio in events, as a WebSocket does."""
-
-    def __init__(self, line: Line, events: ServerEvents) -> None:
-        super().__init__(line.session, server_plays=False)
-        self._line = line
-        self._told = events
-
-    def send_event(self, event: dict[str, Any]) -> None:
-        self.events += self._told.translate(event)
-
-    def send_audio(self, generation: int, pcm: Pcm) -> None:
-        self._carry(generation, pcm)
-        super().send_audio(generation, pcm)
-
-    def end_audio(self, generation: int) -> None:
-        self._carry(generation, None)
-
-    def _carry(self, generation: int, pcm: Pcm | None) -> None:
-        event = self._line.session.replies.audio_event(generation, pcm)
-        if event is not None:
-            self.send_event(event)
-
-
-@pytest.fixture
-async def line() -> AsyncIterator[Line]:
-    line = Line()
-    await line.open()
-    yield line
-    await line.session.close("test over")
+from tests.support.dashscope_line import Line, is_the_tone, samples, text, tone
 
 
 def translated(event: dict[str, Any], client: ClientEvents | None = None) -> dict[str, Any]:
@@ -95,31 +26,6 @@ def refused(event: dict[str, Any]) -> WireError:
     with pytest.raises(WireError) as found:
         translated(event)
     return found.value
-
-
-def tone(rate: int, seconds: float = 0.5) -> Pcm:
-    return (8000 * np.sin(2 * np.pi * 440 * np.arange(round(rate * seconds)) / rate)).astype(np.int16)
-
-
-def text(pcm: Pcm) -> str:
-    return base64.b64encode(pcm.tobytes()).decode()
-
-
-def samples(*texts: str) -> Pcm:
-    return np.frombuffer(b"".join(base64.b64decode(one) for one in texts), np.int16)
-
-
-def is_the_tone(pcm: Pcm, rate: int) -> bool:
-    """Half a second of it, without a seam."""
-    wanted = tone(rate)
-    if not -0.01 * rate < len(pcm) - len(wanted) < 0.01 * rate:
-        return False
-    ends = rate // 50
-    middle, length = pcm[ends:-ends].astype(float), len(pcm) - 2 * ends
-    angle = 2 * np.pi * 440 * np.arange(length) / rate
-    waves = np.stack([np.sin(angle), np.cos(angle)], axis=1)
-    rest = middle - waves @ np.linalg.lstsq(waves, middle, rcond=None)[0]
-    return bool(np.sqrt((rest**2).mean()) < 60)
 
 
 # -- session.update
@@ -393,147 +299,3 @@ def test_bad_events_are_refused_by_name(event: dict[str, Any], param: str, code:
 def test_the_end() -> None:
     with pytest.raises(SessionFinished):
         translated({"type": "session.finish", "event_id": "e"})
-
-
-# -- server events
-
-
-async def test_a_spoken_turn(line: Line) -> None:
-    line.model.usage = Usage(12, 5, 3, 600)
-    line.hear(1000, True)
-    line.hear(1000, False)
-    await line.until("response.done")
-    deltas = ("response.audio.delta", "response.audio_transcript.delta")
-    assert [kind for kind in line.transport.kinds() if kind not in deltas] == [
-        "session.created",
-        "input_audio_buffer.speech_started",
-        "input_audio_buffer.speech_stopped",
-        "input_audio_buffer.committed",
-        "conversation.item.created",
-        "response.created",
-        "conversation.item.input_audio_transcription.completed",
-        "response.output_item.added",
-        "conversation.item.created",
-        "response.content_part.added",
-        "response.audio.done",
-        "response.audio_transcript.done",
-        "response.content_part.done",
-        "response.output_item.done",
-        "response.done",
-    ]
-    assert len(samples(*(e["delta"] for e in line.transport.events if e["type"] == deltas[0]))) == 3 * 4800
-    assert line.last("conversation.item.input_audio_transcription.completed")["transcript"] == "hello there"
-    done = line.last("response.done")["response"]
-    assert (done["modalities"], done["status"]) == (["text", "audio"], "completed")
-    (part,) = done["output"][0]["content"]
-    assert part == {"type": "audio", "text": "one two three ", "transcript": "one two three "}
-    assert line.last("response.content_part.done")["part"] == part
-    assert done["usage"]["input_tokens_details"] == {"text_tokens": 12, "audio_tokens": 0, "image_tokens": 0}
-    assert (done["usage"]["output_tokens"], done["usage"]["total_tokens"]) == (3, 15)
-
-
-async def test_push_to_talk_with_a_picture_and_a_text_answer(line: Line) -> None:
-    await line.update(turn_detection=None, modalities=["text"])
-    await line.tell(type="input_audio_buffer.append", audio=text(tone(INPUT_RATE)))
-    file = io.BytesIO()
-    Image.new("RGB", (320, 240), "red").save(file, "JPEG")
-    image = base64.b64encode(file.getvalue()).decode()
-    await line.tell(type="input_image_buffer.append", image=image)
-    while not any(call[0] == "append_image" for call in line.model.calls):
-        await line.settle()
-    await line.tell(type="input_audio_buffer.commit")
-    assert "response.created" not in line.transport.kinds()
-    await line.tell(type="response.create", response={"instructions": "Be brief."})
-    await line.until("response.done")
-    texts = [event["delta"] for event in line.transport.events if event["type"] == "response.text.delta"]
-    assert "".join(texts) == line.last("response.text.done")["text"] == "one two three "
-    assert line.last("response.done")["response"]["output"][0]["content"] == [
-        {"type": "text", "text": "one two three "}
-    ]
-    assert not [kind for kind in line.transport.kinds() if kind.startswith("response.audio")]
-    await line.tell(type="input_audio_buffer.clear")
-    assert line.transport.kinds()[-1] == "input_audio_buffer.cleared"
-
-
-async def test_a_tool(line: Line) -> None:
-    await line.update(tools=[{"type": "function", "function": {"name": "lamp", "description": "A lamp."}}])
-    line.model.words, line.model.tool = [], CallDelta(0, "call_1", "lamp", '{"on": true}')
-    await line.tell(type="response.create")
-    await line.until("response.done")
-    done = line.last("response.function_call_arguments.done")
-    assert (done["call_id"], done["name"], done["arguments"]) == ("call_1", "lamp", '{"on": true}')
-    assert line.last("response.output_item.done")["item"]["type"] == "function_call"
-    output = {"type": "function_call_output", "call_id": "call_1", "output": "ok"}
-    await line.tell(type="conversation.item.create", item=output)
-    assert line.last("conversation.item.created")["item"]["output"] == "ok"
-    assert ("append_tool_result", "call_1", "ok") in line.model.calls
-
-
-async def test_an_interruption_and_a_cancellation(line: Line) -> None:
-    """The client hears of them by the speech's start and the response's end; there is no event for what was heard."""
-    line.hear(1000, True)
-    line.hear(1000, False)
-    await line.until("response.done")
-    line.transport.play(2)
-    line.transport.events.clear()
-    line.hear(1000, True)
-    await line.settle()
-    assert line.transport.kinds() == ["input_audio_buffer.speech_started"]
-    line.model.go.clear()
-    line.hear(1000, False)
-    await line.settle()
-    await line.tell(type="response.cancel")
-    assert line.last("response.done")["response"]["status"] == "cancelled"
-    await line.tell(type="response.cancel", event_id="late")
-    error = line.last("error")["error"]
-    assert (error["code"], error["event_id"]) == ("response_cancel_not_active", "late")
-
-
-async def test_every_bad_event_costs_itself_only(line: Line) -> None:
-    for raw in ("", "{", "[]", "1", '{"type": 1}', '{"type": "x"}', '{"type": "session.update", "session": {"a": 1}}'):
-        line.session.on_event(raw)
-    await line.settle()
-    assert [e["error"]["type"] for e in line.transport.events[1:]] == ["invalid_request_error"] * 7
-    assert (await line.update(instructions="Still here."))["instructions"] == "Still here."
-
-
-async def test_a_failed_reply(line: Line) -> None:
-    line.model.fail = "no memory"
-    await line.tell(type="response.create")
-    response = (await line.until("response.done"))["response"]
-    assert (response["status"], response["status_details"]["type"]) == ("failed", "failed")
-    assert line.last("error")["error"]["message"] == "no memory"
-
-
-# -- the check of the dialect's own events
-
-
-def test_each_of_our_events_is_known_there_or_untold() -> None:
-    """Whatever our sessions tell; no client of the dialect can ask for an item."""
-    source = Path(__file__).parent.parent / "omni_rt"
-    told = "".join(path.read_text("utf-8") for path in [*source.glob("session/*.py"), source / "realtime/writer.py"])
-    kinds = {kind for kind in strict_events.kinds() if f'"{kind}"' in told} - {"conversation.item.retrieved"}
-    assert len(kinds) > 25
-    assert {*RENAMED, *UNTOLD} <= kinds
-    assert {RENAMED.get(kind, kind) for kind in kinds - {*UNTOLD}} <= dashscope_events.KINDS.keys()
-
-
-def test_wrong_events_are_found(event_faults: Path) -> None:
-    cleared = {"type": "input_audio_buffer.cleared", "event_id": "event_1"}
-    assert dashscope_events.faults(cleared) == []
-    assert dashscope_events.faults(cleared | {"colour": "red"}) == ["colour: Extra inputs are not permitted"]
-    assert dashscope_events.faults({"type": "response.output_audio.done"}) == [
-        "the dialect has no event of type 'response.output_audio.done'"
-    ]
-    before = event_faults.read_text()
-    ServerEvents(ClientEvents(())).translate({"type": "rate_limits.updated", "event_id": "event_1"})
-    added = event_faults.read_text().removeprefix(before)
-    event_faults.write_text(before)
-    assert "no event of type 'rate_limits.updated'" in added
-
-
-def test_our_default_session_has_no_fault_there() -> None:
-    sent: list[dict[str, Any]] = []
-    EventWriter(sent.append).session("session.created", WireSession(id="sess_1", model="local"))
-    (told,) = ServerEvents(ClientEvents(())).translate(sent[0])
-    assert dashscope_events.faults(told) == []

@@ -52,16 +52,17 @@ async def _read(session: Session, client: ClientEvents, events: ServerEvents) ->
     try:
         await read_events(session, client.translate)
     except SessionFinished:
-        session.act(session.duplex.clear_by_client())  # what was not said to its end is not answered
-        await _silence(session)
+        await _last_word(session)
         assert session.transport is not None
         session.transport.send_event(events.finished())
         await session.transport.close()
 
 
-async def _silence(session: Session) -> None:
-    """Wait until no reply is being made, nor one that the client has asked for."""
+async def _last_word(session: Session) -> None:
+    """Wait until no reply is being made, nor one that the client has asked for. What was not said to its end is not
+    answered."""
     while True:
+        session.act(session.duplex.clear_by_client())
         if not session.duplex.making and session.next_params is None:
             return
         await asyncio.sleep(POLL_S)

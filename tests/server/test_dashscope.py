@@ -13,6 +13,7 @@ import pytest
 import websockets
 
 from omni_rt.engine.api import INPUT_RATE
+from omni_rt.session.commands import LARGE_EVENT
 from tests.support.calls import eventually
 from tests.support.clients import SocketPeer, empty, socket_peer
 from tests.support.echo_engine import WORD_MS
@@ -66,10 +67,11 @@ async def test_a_session_from_its_beginning_to_its_end(unlocked: RunningServer) 
             await peer.wait("error")
         await peer.send("session.update", session={"turn_detection": None, "modalities": ["text", "audio"]})
         assert (await peer.wait("session.updated"))["session"]["turn_detection"] is None
-        tone = (8000 * np.sin(np.arange(INPUT_RATE) * 2 * np.pi * 440 / INPUT_RATE)).astype("<i2")
-        for start in range(0, len(tone), 1600):
-            audio = base64.b64encode(tone[start : start + 1600].tobytes()).decode()
-            await peer.send("input_audio_buffer.append", audio=audio)
+        tone = (8000 * np.sin(np.arange(4 * INPUT_RATE) * 2 * np.pi * 440 / INPUT_RATE)).astype("<i2")
+        large = tone[INPUT_RATE:]  # so large that it is translated off the event loop
+        assert large.nbytes > LARGE_EVENT
+        for piece in (*np.split(tone[:INPUT_RATE], 10), large):
+            await peer.send("input_audio_buffer.append", audio=base64.b64encode(piece.tobytes()).decode())
         await peer.send("input_audio_buffer.commit")
         heard = (await peer.wait("conversation.item.input_audio_transcription.completed"))["transcript"].split()
         assert int(heard[0]) == pytest.approx(len(tone), abs=100)

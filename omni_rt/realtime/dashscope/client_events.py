@@ -49,6 +49,11 @@ class ClientEvents:
             "session.finish": _finish,
         }
 
+    @property
+    def kinds(self) -> list[str]:
+        """The types of events that there are."""
+        return list(self._translations)
+
     def translate(self, event: Event) -> Event:
         """One event, which has a `type`. Raises WireError naming what is wrong, or SessionFinished.
 
@@ -58,7 +63,7 @@ class ClientEvents:
         if translation is None:
             raise WireError(
                 "unknown_event",
-                f"Unknown event type {event['type'][:80]!r}; there are: {', '.join(self._translations)}.",
+                f"Unknown event type {event['type'][:80]!r}; there are: {', '.join(self.kinds)}.",
                 "type",
             )
         return translation(event)
