@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from pathlib import Path
@@ -91,14 +92,20 @@ async def test_a_tool(line: Line) -> None:
 
 async def test_an_interruption_and_a_cancellation(line: Line) -> None:
     """The client hears of them by the speech's start and the response's end; there is no event for what was heard."""
+    line.model.words = [f"word{number}" for number in range(20)]
     line.hear(1000, True)
     line.hear(1000, False)
     await line.until("response.done")
-    line.transport.play(2)
     line.transport.events.clear()
+    await asyncio.sleep(0.5)
     line.hear(1000, True)
     await line.settle()
     assert line.transport.kinds() == ["input_audio_buffer.speech_started"]
+    role, heard = line.texts()[-1]
+    assert role == "assistant"
+    assert heard
+    assert " ".join(line.model.words).startswith(heard), "the session knows what was heard in that time"
+    assert len(heard.split()) < len(line.model.words)
     line.model.go.clear()
     line.hear(1000, False)
     await line.settle()

@@ -16,6 +16,7 @@ from omni_rt.realtime.dashscope.server_events import ServerEvents
 from omni_rt.realtime.dashscope.settings import TurnDetection
 from omni_rt.realtime.settings import merge
 from omni_rt.session.commands import read_events
+from omni_rt.transport.base import SentAudio
 from tests.support.scripted import KeptTransport, ScriptedEngine
 from tests.support.stage import Stage, validate
 
@@ -46,7 +47,7 @@ class Line(Stage):
 
 
 class _Transport(KeptTransport):
-    """Carries audio in events, as a WebSocket does."""
+    """Carries audio in events, as a WebSocket does, and at once; nobody reports how much of it was played."""
 
     def __init__(self, line: Line, events: ServerEvents) -> None:
         super().__init__(line.session, server_plays=False)
@@ -59,6 +60,10 @@ class _Transport(KeptTransport):
     def send_audio(self, generation: int, pcm: Pcm) -> None:
         self._carry(generation, pcm)
         super().send_audio(generation, pcm)
+        generation, length_ms = self.queue.pop()
+        self.listener.on_sent(SentAudio(generation, self.reply_ms.get(generation, 0.0), self.stream_ms, length_ms))
+        self.reply_ms[generation] = self.reply_ms.get(generation, 0.0) + length_ms
+        self.stream_ms += length_ms
 
     def end_audio(self, generation: int) -> None:
         self._carry(generation, None)
