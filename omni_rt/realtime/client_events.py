@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -103,7 +104,11 @@ _EVENTS: dict[str, TypeAdapter[AnyEvent]] = {
 }
 
 
-def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
+Translate = Callable[[dict[str, Any]], dict[str, Any]]
+"""From an event of another protocol, which has a `type`, to one of ours. Raises WireError."""
+
+
+def parse(raw: str | bytes, max_bytes: int, translate: Translate | None = None) -> AnyEvent:
     """One client event. Raises WireError naming what is wrong with it; the client's event id is in the error."""
     size = len(raw)
     if size > max_bytes:
@@ -119,6 +124,9 @@ def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
     kind = data.get("type")
     if not isinstance(kind, str):
         raise WireError("missing_required_parameter", "Missing required parameter: 'type'.", "type", event_id)
+    if translate is not None:
+        data = _translated(data, translate, event_id)
+        kind = data["type"]
     adapter = _EVENTS.get(kind)
     if adapter is None:
         raise WireError(
@@ -130,3 +138,11 @@ def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
         fault = wire_error(error, "event")
         param = (fault.param or "").removeprefix("event.")
         raise WireError(fault.code, str(fault).replace("event.", "", 1), param, event_id) from error
+
+
+def _translated(data: dict[str, Any], translate: Translate, event_id: str | None) -> dict[str, Any]:
+    try:
+        return translate(data)
+    except WireError as error:
+        error.event_id = event_id
+        raise

@@ -21,6 +21,7 @@ from omni_rt.realtime.client_events import (
     ResponseCancel,
     ResponseCreate,
     SessionUpdate,
+    Translate,
     parse,
 )
 from omni_rt.realtime.errors import WireError
@@ -40,15 +41,20 @@ log = logging.getLogger(__name__)
 MIN_COMMIT_MS = 100
 # Longest stretch of audio that enters the session at once, so that an upload does not hold the event loop.
 APPEND_STEP = 16_000
+# Longest event that is translated on the event loop; it takes a few milliseconds.
+LARGE_EVENT = 2**16
 
 
-async def read_events(session: Session) -> None:
-    """Consume a session's client events until cancelled; whatever is wrong with one costs only that one."""
+async def read_events(session: Session, translate: Translate | None = None) -> None:
+    """Consume a session's client events until cancelled; whatever is wrong with one costs only that one.
+
+    `translate` makes them ours where the client speaks another protocol; what it raises beside WireError ends this.
+    """
     commands = _Commands(session)
     while True:
         raw = await session.next_event()
         try:
-            event = parse(raw, session.settings.server.max_event_bytes)
+            event = await _parse(raw, session.settings.server.max_event_bytes, translate)
         except WireError as error:
             session.events.error(error)
             continue
@@ -66,6 +72,13 @@ async def read_events(session: Session) -> None:
             session.events.error(
                 WireError("internal", f"The server failed: {error}.", None, event.event_id, "server_error")
             )
+
+
+async def _parse(raw: str | bytes, max_bytes: int, translate: Translate | None) -> AnyEvent:
+    """Off the event loop where a translation has much to do."""
+    if translate is None or len(raw) < LARGE_EVENT:
+        return parse(raw, max_bytes, translate)
+    return await asyncio.to_thread(parse, raw, max_bytes, translate)
 
 
 def _no_such_item(event: AnyEvent) -> str:
