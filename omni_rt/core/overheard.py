@@ -1,5 +1,0 @@
-"""placeholder until merge"""
-
-from typing import Literal
-
-Overheard = Literal["nothing", "backchannel", "stop", "words"]
