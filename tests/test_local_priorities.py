@@ -73,15 +73,17 @@ async def test_nothing_in_the_background_starts_beside_a_reply() -> None:
 
 async def test_a_clip_is_overheard_beside_all_that_runs_and_before_all_that_waits() -> None:
     priorities, bench = Priorities(), Bench()
-    running = [asyncio.create_task(priorities.run(kind, bench.job(kind.name))) for kind in (Work.SPEECH, Work.EYES)]
-    await turns()
+    running = []
+    for kind in (Work.EYES, Work.SPEECH):
+        running.append(asyncio.create_task(priorities.run(kind, bench.job(kind.name))))
+        await turns()
     kinds = [Work.FINAL, Work.OVERHEAR, Work.OVERHEAR]
     waiting = [asyncio.create_task(priorities.run(kind, bench.job(f"{kind.name} {n}"))) for n, kind in enumerate(kinds)]
     await turns()
-    assert bench.started == ["SPEECH", "EYES", "OVERHEAR 1"]
+    assert bench.started == ["EYES", "SPEECH", "OVERHEAR 1"]
     bench.let("SPEECH", "EYES")
     await asyncio.gather(*running)
-    assert bench.started == ["SPEECH", "EYES", "OVERHEAR 1"]
+    assert bench.started == ["EYES", "SPEECH", "OVERHEAR 1"]
     bench.let("OVERHEAR 1")
     await turns()
     assert bench.started[3:] == ["OVERHEAR 2"]
