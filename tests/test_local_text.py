@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_rt.core.stop_phrases import is_stop_phrase
 from omni_rt.engine.api import EngineError, Tool, ToolCall
 from omni_rt.engine.local.clauses import ClauseCutter
 from omni_rt.engine.local.spoken import spoken_words
-from omni_rt.engine.local.stop import is_stop_phrase
 from omni_rt.engine.local.tools import CallReader, call_text, called, grammar
 
 WEATHER = Tool("get_weather", "Weather of a city", {"type": "object", "properties": {"city": {"type": "string"}}})

@@ -52,7 +52,7 @@ class EchoEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("echo", ("tone",), ("en",), True, False, 1000, 2)
+        return Capabilities("echo", ("tone",), ("en",), True, False, 1000, 2, overhears=True)
 
     async def start(self) -> None:
         word = os.environ.get("ECHO_START", "")
@@ -168,6 +168,14 @@ class EchoSession(EngineSession):
             await asyncio.Event().wait()
         self.context[-1] = " ".join(self.words[generation][: audio_ms // WORD_MS])
         return self.context[-1]
+
+    async def overhear(self, pcm: Pcm) -> str:
+        """How many samples; a clip of one sample is never understood, an empty one is refused."""
+        if not len(pcm):
+            raise EngineError("bad_clip", "a clip is not empty")
+        if len(pcm) == 1:
+            await asyncio.Event().wait()
+        return f"{len(pcm)} samples"
 
     def restore(self, items: Sequence[ContextItem]) -> None:
         self.context = [

@@ -16,6 +16,7 @@ from omni_rt.engine.api import (
     Capabilities,
     Chunk,
     ContextItem,
+    EngineError,
     EngineListener,
     Mark,
     Pcm,
@@ -45,6 +46,7 @@ class ScriptedEngineSession:
         self.go = asyncio.Event()
         self.go.set()
         self.understood = "hello there"
+        self.overheard: list[str | EngineError] = []
         self.cancelled: set[int] = set()
         self.said: dict[int, list[str]] = {}
         self._serial = 0
@@ -111,6 +113,14 @@ class ScriptedEngineSession:
         heard.set_result(" ".join(self.said.get(generation, [])[: audio_ms // 200]))
         return heard
 
+    async def overhear(self, pcm: Pcm) -> str:
+        """The next of `overheard`, "" when there is none; waits for nothing."""
+        self.calls.append(("overhear", len(pcm)))
+        answer = self.overheard.pop(0) if self.overheard else ""
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
     def restore(self, items: Sequence[ContextItem]) -> None:
         self.calls.append(("restore", tuple(item.text for item in items)))
 
@@ -129,7 +139,7 @@ class ScriptedEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("scripted", ("tone", "bell"), ("en",), True, True, 4096, 8)
+        return Capabilities("scripted", ("tone", "bell"), ("en",), True, True, 4096, 8, overhears=True)
 
     async def start(self) -> None: ...
 

@@ -68,6 +68,10 @@ class Recogniser:
             return ""
         return text if any(character.isalnum() for character in text) else ""
 
+    def overhear(self, pcm: Pcm) -> str:
+        """The words of a clip of at most some seconds; empty if nobody speaks in it."""
+        return self.transcribe(pcm)
+
     def warm_up(self) -> None:
         self._decode(np.zeros(INPUT_RATE, np.float32))
 

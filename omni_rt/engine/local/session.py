@@ -25,6 +25,7 @@ from omni_rt.engine.api import (
 from omni_rt.engine.local.context import Context, Turn
 from omni_rt.engine.local.ears import Ears, Place
 from omni_rt.engine.local.eyes import check_picture
+from omni_rt.engine.local.overhearing import Overhearing
 from omni_rt.engine.local.parts import Parts
 from omni_rt.engine.local.priorities import Work
 from omni_rt.engine.local.prompt import system_text, user_text
@@ -85,6 +86,7 @@ class LocalSession:
             self._understood,
             self._failed,
         )
+        self._overhearing = Overhearing(parts.recogniser, parts.priorities)
         self._sight = Sight(parts.eyes, parts.priorities, self._news, self._failed) if parts.eyes else None
         self._stale = asyncio.Event()
         self._prefilled = False
@@ -195,6 +197,11 @@ class LocalSession:
         heard.set_result(text)
         return heard
 
+    # -- beside the conversation
+
+    def overhear(self, pcm: Pcm) -> Awaitable[str]:
+        return self._overhearing.hear(pcm)
+
     # -- the whole
 
     def restore(self, items: Sequence[ContextItem]) -> None:
@@ -218,6 +225,7 @@ class LocalSession:
         self._prefilling.cancel()
         self._forget()
         self._ears.close()
+        self._overhearing.close()
         if self._sight is not None:
             self._sight.close()
         self._on_close()

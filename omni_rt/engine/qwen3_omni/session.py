@@ -125,6 +125,13 @@ class QwenSession:
             self._post(cut)
         return heard
 
+    # -- beside the conversation
+
+    def overhear(self, pcm: Pcm) -> Awaitable[str]:
+        heard: asyncio.Future[str] = self._loop.create_future()
+        heard.set_exception(EngineError("not_overheard", "this engine does not overhear clips"))
+        return heard
+
     # -- the whole
 
     def restore(self, items: Sequence[ContextItem]) -> None:
