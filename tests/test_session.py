@@ -121,11 +121,16 @@ async def test_a_reply_that_is_gone_as_nobody_heard_it_can_be_truncated(stage: S
 async def test_backchannel_only_ducks(stage: Stage) -> None:
     await stage.turn()
     stage.transport.play(1)
+    stage.model.overheard = ["Mm-hm."]
     stage.hear(160, True)
-    stage.hear(800, False)
+    stage.hear(160, False)
+    assert stage.transport.held
+    stage.hear(640, False)
+    await stage.settle()
+    assert not stage.transport.held
     stage.transport.play()
     await stage.until("output_audio_buffer.stopped")
-    assert stage.transport.gains == [pytest.approx(0.2), 1.0]
+    assert stage.transport.gains == [pytest.approx(0.2), pytest.approx(0.2), 1.0]
     assert stage.texts()[1] == ("assistant", "one two three ")
     assert len([k for k in stage.transport.kinds() if k.endswith("speech_started")]) == 1
 

@@ -25,7 +25,7 @@ from omni_rt.core.actions import (
     Unduck,
 )
 from omni_rt.core.completeness import Completeness
-from omni_rt.core.overheard import Overheard
+from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
 from omni_rt.core.timeline import Activity, EndScore
 from omni_rt.core.turns import (
@@ -163,7 +163,7 @@ class Duplex:
             actions += self._on_signal(signal)
         return actions
 
-    def overheard(self, at_ms: int, kind: Overheard) -> list[Action]:
+    def overheard(self, at_ms: int, kind: Meaning) -> list[Action]:
         """What was said over the reply up to `at_ms`, asked for with Overhear."""
         overlap = self._overlap
         verdict = overlap.overheard(at_ms, kind) if overlap is not None else None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omni_rt.core.actions import Action, Duck, Hold, Overhear
-from omni_rt.core.overheard import Overheard
+from omni_rt.core.overheard import Meaning
 
 Verdict = Literal["interruption", "aside"]
 
@@ -19,21 +19,20 @@ Verdict = Literal["interruption", "aside"]
 class OverlapPolicy:
     """Times in ms. `interrupt_ms` of speech make an interruption, `yield_ms` of silence before that a backchannel.
 
-    With `by_words` the reply is held after `hold_ms` of speech and the words are asked for. They are believed of
-    `sure_ms` of speech or of all of it. Speech of `limit_ms` is an interruption unless no words were found in it. When
-    the words of something that is over are not known after `patience_ms` of silence, its length decides, more
-    leniently: it must have been twice as long.
+    With `by_words` the reply is held after `hold_ms` of speech. The words are asked for after `sure_ms` of speech or
+    when it is over, and again with every `again_ms` more. Speech of `limit_ms` is an interruption unless no words were
+    found in it. When the words of something that is over are not known after `patience_ms` of silence, its length
+    decides, more leniently: it must have been twice as long.
     """
 
     interrupt_ms: int
     yield_ms: int = 200
     by_words: bool = False
     hold_ms: int = 160
-    sure_ms: int = 448
+    sure_ms: int = 384
     limit_ms: int = 1600
     patience_ms: int = 800
     again_ms: int = 256
-    """more speech after which the words are asked for again"""
 
 
 class Overlap:
@@ -51,7 +50,7 @@ class Overlap:
         self._held = False
         self._asked_ms: int | None = None
         self._asked_speech_ms = 0
-        self._kind: Overheard | None = None
+        self._kind: Meaning | None = None
         self._known_ms = 0
         self._known_speech_ms = 0
 
@@ -80,7 +79,7 @@ class Overlap:
         """After that, there is speech again."""
         self.ended = False
 
-    def overheard(self, at_ms: int, kind: Overheard) -> Verdict | None:
+    def overheard(self, at_ms: int, kind: Meaning) -> Verdict | None:
         """What was said up to `at_ms`, as asked for."""
         if at_ms != self._asked_ms:
             return None
@@ -98,12 +97,12 @@ class Overlap:
             return "aside" if silent else None
         if self._kind == "stop":
             return "interruption"
-        if self._kind == "words" and self._known_speech_ms >= policy.sure_ms:
+        if self._kind == "words" and (self._known_speech_ms >= policy.sure_ms or self._known_ms >= self.end_ms):
             return "interruption"
         if silent and not self._held:
             return "aside"
         if silent and self._known_ms >= self.end_ms:
-            return "interruption" if self._kind == "words" else "aside"
+            return "aside"
         if silent and self._silence_ms >= policy.patience_ms:
             return "interruption" if self.speech_ms >= 2 * policy.interrupt_ms else "aside"
         return "interruption" if self.speech_ms >= policy.limit_ms and self._kind != "nothing" else None
@@ -111,16 +110,15 @@ class Overlap:
     def _wonder(self, now_ms: int) -> list[Action]:
         policy, actions = self.policy, list[Action]()
         noise = self._kind == "nothing" and self._known_speech_ms >= policy.sure_ms
+        wanted = self._known_speech_ms + policy.again_ms if self._known_speech_ms else policy.sure_ms
         if self._held and noise:
             self._held = False
             actions.append(Duck())
         elif not self._held and not noise and self.speech_ms >= policy.hold_ms:
             self._held = True
             actions.append(Hold())
-        first = self._known_speech_ms == 0 and self.speech_ms >= policy.hold_ms
-        more = self._known_speech_ms > 0 and self.speech_ms >= self._known_speech_ms + policy.again_ms
-        last = self.speech_ms >= policy.hold_ms and self._silence_ms >= policy.yield_ms // 2
-        if self._asked_ms is None and (first or more or (last and self._known_ms < self.end_ms)):
+        over = self.speech_ms >= policy.hold_ms and self._silence_ms >= policy.yield_ms // 2
+        if self._asked_ms is None and (self.speech_ms >= wanted or (over and self._known_ms < self.end_ms)):
             self._asked_ms, self._asked_speech_ms = now_ms, self.speech_ms
             actions.append(Overhear(self.start_ms, now_ms))
         return actions

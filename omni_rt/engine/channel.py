@@ -212,7 +212,7 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Overheard:
+class Meaning:
     call: int
     text: str
 
@@ -247,7 +247,7 @@ class Understood:
     transcript: Transcript
 
 
-Event = Started | StartFailed | Pong | Opened | Kept | Overheard | ReplyChunk | CallFailed | CommandFailed | Understood
+Event = Started | StartFailed | Pong | Opened | Kept | Meaning | ReplyChunk | CallFailed | CommandFailed | Understood
 Message = Command | Event
 
 

@@ -38,10 +38,10 @@ from omni_rt.engine.channel import (
     Host,
     KeepHeard,
     Kept,
+    Meaning,
     Open,
     Opened,
     Overhear,
-    Overheard,
     Ping,
     Pong,
     ReplyChunk,
@@ -242,7 +242,7 @@ class Link:
             case Understood():
                 if listener := self._listeners.get(event.session):
                     listener.on_transcript(event.transcript)
-            case Kept() | Overheard():
+            case Kept() | Meaning():
                 self._settle(event.call, event.text)
             case Opened():
                 self._settle(event.call, "")

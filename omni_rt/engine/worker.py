@@ -46,10 +46,10 @@ from omni_rt.engine.channel import (
     Host,
     KeepHeard,
     Kept,
+    Meaning,
     Open,
     Opened,
     Overhear,
-    Overheard,
     Ping,
     Pong,
     ReplyChunk,
@@ -285,7 +285,7 @@ class _Worker:
     async def _overhear(self, message: Overhear) -> Event:
         hosted = self._hosted(message.session)
         try:
-            return Overheard(message.call, await hosted.session.overhear(message.pcm))
+            return Meaning(message.call, await hosted.session.overhear(message.pcm))
         except asyncio.CancelledError:
             raise (EngineLost(hosted.lost) if hosted.lost else _closed()) from None
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from omni_rt.core.overheard import Overheard, classify
+from omni_rt.core.overheard import Meaning, classify
 from omni_rt.engine.api import EngineError, Pcm
 from omni_rt.session.engine_link import EngineLink
 
@@ -17,7 +17,7 @@ class Overhearing:
     """`report` gets the place up to which it was asked for, and what the words are, on the event loop. Nothing is
     reported of what the engine could not tell."""
 
-    def __init__(self, link: EngineLink, language: Callable[[], str], report: Callable[[int, Overheard], None]) -> None:
+    def __init__(self, link: EngineLink, language: Callable[[], str], report: Callable[[int, Meaning], None]) -> None:
         self._link = link
         self._language = language
         self._report = report

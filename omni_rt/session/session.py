@@ -29,7 +29,7 @@ from omni_rt.core.actions import (
 from omni_rt.core.completeness import completeness
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex
-from omni_rt.core.overheard import Overheard
+from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EndScore, Timeline
 from omni_rt.core.window import ContextWindow
@@ -265,7 +265,7 @@ class Session:
             return
         self.act(self.duplex.activity(heard) if isinstance(heard, Activity) else self.duplex.score(heard))
 
-    def _on_overheard(self, at_ms: int, kind: Overheard) -> None:
+    def _on_overheard(self, at_ms: int, kind: Meaning) -> None:
         self.act(self.duplex.overheard(at_ms, kind))
 
     # -- what the core wants

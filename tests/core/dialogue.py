@@ -28,9 +28,10 @@ from omni_rt.core.actions import (
     StopReply,
     Unduck,
 )
+from omni_rt.core.completeness import Completeness
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, DuplexPolicy
-from omni_rt.core.overheard import Overheard
+from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.playout import Playout
 from omni_rt.core.timeline import WINDOW_MS, EndScore
@@ -49,14 +50,16 @@ TURNS = TurnPolicy(
 SEMANTIC = DuplexPolicy(TURNS, OverlapPolicy(224))
 SERVER_VAD = replace(SEMANTIC, turns=replace(TURNS, fixed_silence_ms=512))
 SPECULATIVE = replace(SEMANTIC, turns=replace(TURNS, speculate_ms=96))
+BY_WORDS = replace(SEMANTIC, overlap=OverlapPolicy(224, by_words=True), duck_ms=32)
 PUSH_TO_TALK = DuplexPolicy(None, OverlapPolicy(224))
 
 Deed = (
     Literal["create", "cancel", "commit", "clear", "hush", "transport lost", "engine lost", "engine back"]
+    | Completeness
     | DuplexPolicy
 )
 Chunk = Literal["text", "call", "end"] | int
-Overhearing = Callable[[Voice, int, int], tuple[Overheard, int | None]]
+Overhearing = Callable[[Voice, int, int], tuple[Meaning, int | None]]
 """What the words between two places are, and after how long that is known; None: never."""
 
 # What comes first of things at the same ms.
@@ -221,6 +224,8 @@ class Dialogue:
                 waiting, self._waiting = self._waiting, []
                 for reply in waiting:
                     self._ask(reply)
+            case "unfinished" | "complete" | "open":
+                self._act(self.duplex.understood(deed))
             case DuplexPolicy():
                 self._act(self.duplex.set_policy(deed))
 

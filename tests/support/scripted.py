@@ -114,9 +114,9 @@ class ScriptedEngineSession:
         return heard
 
     async def overhear(self, pcm: Pcm) -> str:
-        """The next of `overheard`, "" when there is none; waits for nothing."""
+        """The next of `overheard`, some words when there is none; waits for nothing."""
         self.calls.append(("overhear", len(pcm)))
-        answer = self.overheard.pop(0) if self.overheard else ""
+        answer = self.overheard.pop(0) if self.overheard else "what about"
         if isinstance(answer, EngineError):
             raise answer
         return answer
@@ -186,6 +186,7 @@ class KeptTransport:
         self.stream_ms = 0.0
         self.reply_ms: dict[int, float] = {}
         self.closed = False
+        self.held = False
 
     def send_audio(self, generation: int, pcm: Pcm) -> None:
         self.queue.append((generation, len(pcm) / 24))
