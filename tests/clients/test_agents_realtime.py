@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Page, Route
 
+from omni_rt.client.words import normalise
 from omni_rt.engine.api import OUTPUT_RATE
 from tests.browser.conftest import Open
 from tests.browser.visit import write_wav
@@ -91,9 +92,8 @@ def test_agents_realtime(server: RunningServer, open_page: Open, tmp_path: Path,
     cut = told["interruption"]
     assert 0 < cut["heard_ms"] <= len(base64.b64decode(cut["sound"])) / 48 + 1
     assert f"assistant: {cut['heard']}" in told["history"]
-    assert "months" in sounds(cut)
-    assert "December" not in cut["heard"]
-    assert ("december" in sounds(cut)) == (transport == "websocket"), "only there the client gets all of it"
+    assert sounds(cut)[0] == normalise(cut["heard"])[0]
+    assert transport == "websocket" or "december" not in sounds(cut), "the loudspeaker fell silent"
     assert told["after_interruption"]["text"]
     assert f"assistant: {told['stopped']['heard']}" in told["history"]
 
