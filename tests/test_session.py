@@ -187,7 +187,17 @@ async def test_second_response_is_refused_while_one_is_made(stage: Stage) -> Non
     await stage.tell(type="response.cancel")
     assert stage.last("response.done")["response"]["status"] == "cancelled"
     await stage.tell(type="response.cancel")
-    assert stage.last("error")["error"]["code"] == "response_cancel_not_active"
+    error = stage.last("error")["error"]
+    assert error["code"] == "response_cancel_not_active"
+    assert error["message"].startswith("Cancellation failed"), "else livekit takes it for a failure"
+
+
+async def test_an_item_whose_id_is_taken_is_refused_as_openai_does(stage: Stage) -> None:
+    item = {"id": "item_mine", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+    await stage.tell(type="conversation.item.create", item=item)
+    await stage.tell(type="conversation.item.create", item=item, event_id="again")
+    error = stage.last("error")["error"]
+    assert (error["code"], error["param"], error["event_id"]) == ("item_create_duplicate_item_id", "item.id", "again")
 
 
 async def test_engine_lost_while_speaking_and_back(stage: Stage) -> None:

@@ -171,7 +171,7 @@ class _Commands:
         try:
             previous = session.conversation.add(item, event.previous_item_id)
         except ValueError as error:
-            raise WireError("item_exists", f"{error}.", "item.id") from error
+            raise WireError("item_create_duplicate_item_id", f"{error}.", "item.id") from error
         if at_end:
             self._append_to_context(item)
         else:
@@ -247,5 +247,8 @@ class _Commands:
             return
         active = session.replies.active_response
         if not session.duplex.making or (event.response_id is not None and event.response_id != active):
-            raise WireError("response_cancel_not_active", "There is no such response being made.", "response_id")
+            # livekit's plugin looks for the words that OpenAI begins with, to pass over a cancel that came too late.
+            raise WireError(
+                "response_cancel_not_active", "Cancellation failed: no such response is being made.", "response_id"
+            )
         session.act(session.duplex.cancel_reply())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from omni_rt.client.words import normalise
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE
 from tests.clients.speech import human, question, words
 from tests.support import dashscope_events
@@ -40,6 +41,7 @@ def dialogue(
         (folder / f"{what}.pcm").write_bytes(question(text, rate))
     (folder / "human.pcm").write_bytes(human("something", rate))
     wanted = {
+        "http": server.url + "/v1",
         "url": server.url.replace("http", "ws", 1) + path,
         "questions": {what: str(folder / f"{what}.pcm") for what in QUESTIONS},
         "human": str(folder / "human.pcm"),
@@ -142,3 +144,33 @@ def test_dashscope(server: RunningServer, tmp_path: Path) -> None:
     assert told["closed"]
     assert set(told["kinds"]) <= set(dashscope_events.KINDS)
     assert len(told["kinds"]) > 20
+
+
+def test_livekit(server: RunningServer, tmp_path: Path) -> None:
+    told = dialogue("livekit", server, tmp_path)
+    session = told["session"]
+    assert session["instructions"] == "Answer briefly."
+    assert [tool["name"] for tool in session["tools"]] == ["get_weather"]
+
+    assert "Paris" in told["question"]["text"]
+    assert "paris" in sounds(told["question"])
+    assert told["tool"] == {"city": "Paris"}
+    assert "snow" in told["told_of_tool"]["text"]
+    assert "snow" in sounds(told["told_of_tool"])
+    assert "cat" in told["picture"]["text"]
+    assert "cat" in sounds(told["picture"])
+
+    cut = told["interruption"]
+    assert cut["interrupted"]
+    assert 0 < cut["audio_end_ms"] <= len(base64.b64decode(cut["sound"])) // 48 + 1
+    assert sounds(cut)[0] == normalise(cut["transcript"])[0]
+    assert cut["text"].startswith(cut["transcript"])
+    assert "December" not in cut["transcript"]
+    assert not told["after_interruption"]["interrupted"]
+    assert told["after_interruption"]["text"]
+    assert "user: What is the capital of France?" in told["history"]
+
+    assert told["errors"] == [{"code": "item_not_found", "event_id": "on_purpose"}]
+    assert len(told["complaints"]) == 1, told["complaints"]
+    assert "Rome" in told["text"]["text"]
+    assert "Italy" in told["after_connection"]["text"], "it was told anew what had been said"
