@@ -11,6 +11,9 @@ from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.item_models import AnyItem
 from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import wire_error
+from omni_rt.realtime.strict_json import event_id_unparsed, fault, is_whole
+
+MAX_EVENT_ID = 512
 
 
 class ClientEvent(BaseModel):
@@ -18,7 +21,7 @@ class ClientEvent(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    event_id: str | None = Field(None, max_length=512)
+    event_id: str | None = Field(None, max_length=MAX_EVENT_ID)
 
 
 class SessionUpdate(ClientEvent):
@@ -105,9 +108,14 @@ _EVENTS: dict[str, TypeAdapter[AnyEvent]] = {
 
 def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
     """One client event. Raises WireError naming what is wrong with it; the client's event id is in the error."""
-    size = len(raw)
+    size = len(raw) if isinstance(raw, bytes) or raw.isascii() else len(raw.encode("utf-8", "surrogatepass"))
     if size > max_bytes:
-        raise WireError("event_too_large", f"The event has {size} bytes; at most {max_bytes} are taken.")
+        raise WireError(
+            "event_too_large",
+            f"The event has {size} bytes; at most {max_bytes} are taken (server.max_event_bytes). Send audio in "
+            "shorter pieces, pictures in smaller ones.",
+            event_id=event_id_unparsed(raw),
+        )
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -115,7 +123,9 @@ def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
     if not isinstance(data, dict):
         raise WireError("invalid_json", "An event is a JSON object with a 'type'.")
     named = data.get("event_id")
-    event_id = named if isinstance(named, str) else None
+    event_id = named if isinstance(named, str) and len(named) <= MAX_EVENT_ID and is_whole(named) else None
+    if wrong := fault(data):
+        raise WireError("invalid_json", f"The event is not taken: {wrong}.", event_id=event_id)
     kind = data.get("type")
     if not isinstance(kind, str):
         raise WireError("missing_required_parameter", "Missing required parameter: 'type'.", "type", event_id)
@@ -127,6 +137,6 @@ def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
     try:
         return adapter.validate_python(data)
     except ValidationError as error:
-        fault = wire_error(error, "event")
-        param = (fault.param or "").removeprefix("event.")
-        raise WireError(fault.code, str(fault).replace("event.", "", 1), param, event_id) from error
+        found = wire_error(error, "event")
+        param = (found.param or "").removeprefix("event.")
+        raise WireError(found.code, str(found).replace("event.", "", 1), param, event_id) from error

@@ -197,6 +197,9 @@ UNION_TAGS: set[str | int] = {
 }
 
 
+# As much as of instructions.
+MAX_TOOLS_SIZE = 100_000
+
 # Clients name one of these even where their user has not.
 OPENAI_VOICES = {"alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"}
 
@@ -260,7 +263,7 @@ def wire_error(error: ValidationError, root: str) -> WireError:
     """The first of a validation's faults that lie deepest, with the field's path as `param`."""
     found = [
         ([root, *(str(part) for part in fault["loc"] if not _is_tag(part))], fault)
-        for fault in error.errors(include_url=False)
+        for fault in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     parts, fault = max(found, key=lambda one: len(one[0]))
     path = ".".join(parts)
@@ -296,6 +299,11 @@ def check_voice(voice: str, capabilities: Capabilities, param: str) -> None:
 
 def check_tool_set(tools: tuple[FunctionTool, ...], capabilities: Capabilities, param: str) -> None:
     """Raises WireError for tools that cannot be called."""
+    size = sum(len(tool.model_dump_json()) for tool in tools)
+    if size > MAX_TOOLS_SIZE:
+        raise WireError(
+            "invalid_value", f"Tools may have {MAX_TOOLS_SIZE} bytes of JSON in all; these have {size}.", param
+        )
     if tools and not capabilities.tools:
         raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", param)
     try:
