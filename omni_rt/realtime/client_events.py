@@ -119,7 +119,9 @@ def parse(raw: str | bytes, max_bytes: int) -> AnyEvent:
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
-        raise WireError("invalid_json", f"The event is not valid JSON: {error}.") from error
+        raise WireError(
+            "invalid_json", f"The event is not valid JSON: {error}.", event_id=event_id_unparsed(raw)
+        ) from error
     if not isinstance(data, dict):
         raise WireError("invalid_json", "An event is a JSON object with a 'type'.")
     named = data.get("event_id")

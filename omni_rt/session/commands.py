@@ -102,6 +102,7 @@ class _Commands:
                 self._session.events.emit("conversation.item.retrieved", item=encode_item(item))
             case ItemDelete():
                 self._session.conversation.remove(event.item_id)
+                self._session.replies.deleted(event.item_id)
                 self._session.rebuild_context()
                 self._session.events.item_deleted(event.item_id)
             case ItemTruncate():
