@@ -247,7 +247,12 @@ class _Commands:
             raise WireError(
                 "conversation_already_has_active_response", "A response is being made; cancel it or wait for its end."
             )
-        session.next_params = params
+        if session.asked is not None:
+            raise WireError(
+                "conversation_already_has_active_response",
+                "A response was asked for and begins when what is being said has been said; wait for it.",
+            )
+        session.asked = params, event.event_id
         session.act(session.duplex.create_reply())
 
     async def _own_input(self, given: tuple[InputItem, ...]) -> tuple[ContextItem, ...]:

@@ -47,8 +47,8 @@ class Room:
         end = next((start for start in starts if start >= needed), starts[-1] if starts else 0)
         return [self._conversation.remove(item.id).id for item in items[:end]]
 
-    def refusal(self, wire: WireSession) -> WireError | None:
-        """Why a reply cannot be made where nothing may leave the context."""
+    def refusal(self, wire: WireSession, event_id: str | None) -> WireError | None:
+        """Why a reply, asked for by this event, cannot be made where nothing may leave the context."""
         tokens = self._window.tokens(fixed_weight(wire), self._conversation.remembered())
         if wire.truncation != "disabled" or tokens <= self._window.limit:
             return None
@@ -57,4 +57,5 @@ class Room:
             f"The conversation takes some {tokens:.0f} tokens, {self._window.limit:.0f} are allowed, and "
             '\'session.truncation\' is "disabled"; set it to "auto", or delete items.',
             "session.truncation",
+            event_id,
         )

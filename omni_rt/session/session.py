@@ -82,7 +82,8 @@ class Utterance:
 class Session:
     """Listens to a transport, to hearing and to an engine, all on one event loop.
 
-    `ended` is set once. `active_at` (monotonic seconds) is when the client last sent an event or a sound that is not
+    `asked` is the response that the client asked for and that has not begun, with the event's id. `ended` is set once.
+    `active_at` (monotonic seconds) is when the client last sent an event or a sound that is not
     mere silence. `watchers` get each server event beside the transport.
     """
 
@@ -110,7 +111,7 @@ class Session:
         self._room = Room(self.conversation, engine.capabilities.context_tokens, settings.server.max_items)
         self.side_replies = SideReplies(engine, session_id, self.events)
         self._turn: Moments | None = None
-        self.next_params: ResponseParams | None = None
+        self.asked: tuple[ResponseParams, str | None] | None = None
         self._timeline = Timeline()
         self._log = AudioLog(KEPT_SILENCE_MS)
         self._clock_offset_ms = 0.0
@@ -339,8 +340,10 @@ class Session:
     def _start_reply(self, generation: int, speculative: bool) -> None:
         if not speculative:
             moments, self._turn = self._turn or Moments(), None
-            params, self.next_params = self.next_params, None
-            self.replies.start(generation, self.wire, moments, params, refused=self._room.refusal(self.wire))
+            params, event_id = self.asked or (None, None)
+            self.asked = None
+            refused = self._room.refusal(self.wire, event_id)
+            self.replies.start(generation, self.wire, moments, params, refused=refused)
             return
         utterance, engine = self._utterance, self.link.session
         assert utterance is not None
