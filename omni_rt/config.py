@@ -69,7 +69,19 @@ class ServerSettings(Section):
         0.0, ge=0.0, le=604_800.0, description="seconds after which any session ends; 0: no limit"
     )
     max_event_bytes: int = Field(15 * 2**20, ge=1024, le=64 * 2**20, description="largest client event")
-    max_buffered_audio_s: int = Field(300, ge=10, le=1800, description="longest utterance kept")
+    max_append_bytes: int = Field(
+        10 * 2**20, ge=1024, le=48 * 2**20, description="largest audio of one append, in bytes before base64"
+    )
+    max_buffered_audio_s: int = Field(
+        300, ge=10, le=1800, description="longest utterance kept, and most audio that waits for the client's commit"
+    )
+    max_items: int = Field(1000, ge=10, le=100_000, description="most items of a conversation")
+    max_item_characters: int = Field(
+        100_000, ge=1000, le=2**20, description="most text of an item that a client makes, in characters"
+    )
+    max_item_bytes: int = Field(
+        10 * 2**20, ge=1024, le=64 * 2**20, description="most sound and pictures of such an item, in bytes of base64"
+    )
     silent_transport_s: float = Field(
         10.0, ge=1.0, le=120.0, description="seconds without any packet after which a WebRTC client counts as gone"
     )

@@ -108,6 +108,7 @@ class Server:
         return JSONResponse(body, 200 if health.state == "ready" else 503)
 
     async def show_metrics(self, _: Request) -> Response:
+        self.metrics.tasks.set(len(asyncio.all_tasks()))
         self.metrics.worker_restarts.set(self.engine.health.restarts)
         self.metrics.observe_transports(session.transport for session in self.calls.places)
         return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -63,6 +63,6 @@ async def _last_word(session: Session) -> None:
     answered."""
     while True:
         session.act(session.duplex.clear_by_client())
-        if not session.duplex.making and session.next_params is None:
+        if not session.duplex.making and session.asked is None:
             return
         await asyncio.sleep(POLL_S)

@@ -212,6 +212,12 @@ class Replies:
             self._settled(reply, heard_ms, reply.estimate_heard(heard_ms))
         return reply.known
 
+    def deleted(self, item_id: str) -> None:
+        """The client deleted this item; one that it makes of the same id is no reply."""
+        for reply in self._past:
+            if reply.message_id == item_id:
+                reply.message_id = None
+
     def context_restored(self) -> None:
         """The engine has the replies so far as items; it cannot cut them any more."""
         for reply in self._past:

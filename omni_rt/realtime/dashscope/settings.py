@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from omni_rt.realtime.errors import WireError
-from omni_rt.realtime.settings import Transcription, WireModel, wire_error
+from omni_rt.realtime.hints import Transcription
+from omni_rt.realtime.settings import WireModel, wire_error
 
 INPUT_FORMATS = {"pcm": 16_000, "pcm16": 16_000, "pcm24": 24_000}
 OUTPUT_FORMATS = {"pcm": 24_000, "pcm16": 24_000, "pcm24": 24_000}
