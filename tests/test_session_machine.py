@@ -146,7 +146,7 @@ class Sessions(RuleBasedStateMachine):
         code, told = self._send("conversation.item.create", **event)
         full = len(order) >= self.world.session.settings.server.max_items
         if full or own in order or event.get("previous_item_id") == "nowhere":
-            assert code in ("too_many_items", "item_exists", "item_not_found"), told
+            assert code in ("too_many_items", "item_create_duplicate_item_id", "item_not_found"), told
             return
         assert code is None, told
         added = next(each for each in told if each["type"] == "conversation.item.added" and self._is(each, kind, own))

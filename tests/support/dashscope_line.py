@@ -27,7 +27,7 @@ class Line(Stage):
     """A session between stand-ins whose client speaks the dialect."""
 
     def __init__(self) -> None:
-        super().__init__(validate({}))
+        super().__init__(validate({"turn": {"speculate_ms": 0}}))
         self.session.wire = merge(self.session.wire, DEFAULTS, ScriptedEngine().capabilities)
         self.client = ClientEvents(("tone", "bell"))
         self.transport = _Transport(self, ServerEvents(self.client))
