@@ -206,8 +206,17 @@ class Sessions(RuleBasedStateMachine):
         self.world.speak(np.full(16 * ms, 5000 if loud else 0, np.int16))
         self._hear()
 
-    @rule()
-    def commit(self) -> None:
+    @rule(what=st.sampled_from(("commit", "commit", "clear", "clear_output")))
+    def press(self, what: str) -> None:
+        getattr(self, f"_{what}")()
+
+    @precondition(lambda self: self.world.server_plays)
+    @rule(ms=st.sampled_from((300, 900)))
+    def say_something(self, ms: int) -> None:
+        self.speak(ms, True)
+        self.speak(1700, False)
+
+    def _commit(self) -> None:
         code, told = self._send("input_audio_buffer.commit")
         committed = [each["item_id"] for each in told if each["type"] == "input_audio_buffer.committed"]
         if self.pushed_ms is not None and self.pushed_ms >= 100 + self._slack:
@@ -219,8 +228,7 @@ class Sessions(RuleBasedStateMachine):
         if committed:
             self._restart()
 
-    @rule()
-    def clear(self) -> None:
+    def _clear(self) -> None:
         code, told = self._send("input_audio_buffer.clear")
         assert code is None
         assert [each["type"] for each in told].count("input_audio_buffer.cleared") == 1
@@ -253,8 +261,7 @@ class Sessions(RuleBasedStateMachine):
         if which == "wrong" or not running:
             assert code == "response_cancel_not_active"
 
-    @rule()
-    def clear_output(self) -> None:
+    def _clear_output(self) -> None:
         assert self._send("output_audio_buffer.clear")[0] is None
 
     # -- what happens meanwhile
@@ -381,8 +388,8 @@ class Sessions(RuleBasedStateMachine):
 
 TestSessions = Sessions.TestCase
 TestSessions.settings = settings(
-    max_examples=MORE or 20,
-    stateful_step_count=40,
+    max_examples=MORE or 60,
+    stateful_step_count=100 if MORE else 50,
     derandomize=not MORE,
     deadline=None,
     database=None,
