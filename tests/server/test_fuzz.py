@@ -34,8 +34,8 @@ FIELDS = {"type", "code", "message", "param", "event_id"}
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    options = (f"server.max_event_bytes={EVENT_LIMIT}", "server.max_items=100")
-    with running_server(tmp_path_factory.mktemp("fuzz"), *options, factory=ECHO) as running:
+    limit = f"server.max_event_bytes={EVENT_LIMIT}"
+    with running_server(tmp_path_factory.mktemp("fuzz"), limit, factory=ECHO) as running:
         yield running
 
 
