@@ -16,7 +16,7 @@ async def _exchange(stage: Stage, text: str) -> None:
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
     before = len(stage.transport.events)
     await stage.tell(type="conversation.item.create", item=item)
-    await stage.tell(type="response.create", response={"output_modalities": ["text"]})
+    await stage.tell(type="response.create", response={"output_modalities": ["text"]}, event_id=f"on {text}")
     for _ in range(10):
         await stage.settle()
     done = [event for event in stage.transport.events[before:] if event["type"] == "response.done"]
@@ -59,7 +59,7 @@ async def test_disabled_refuses_a_reply_until_there_is_room(stage: Stage) -> Non
     asked = stage.model.names().count("respond")
     await _exchange(stage, "second")
     error = stage.last("error")["error"]
-    assert (error["code"], error["param"]) == ("context_full", "session.truncation")
+    assert (error["code"], error["param"], error["event_id"]) == ("context_full", "session.truncation", "on second")
     assert stage.last("response.done")["response"]["status"] == "failed"
     assert stage.model.names().count("respond") == asked
     await stage.tell(type="session.update", session={"truncation": "auto"})

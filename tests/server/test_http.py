@@ -81,7 +81,7 @@ def _try(url: str, mode: GenerationMode) -> Counter[tuple[str, int]]:
         )
         def one(case: Case) -> None:
             answer = case.call_and_validate(base_url=url, checks=CHECKS)
-            answers[operation.path, answer.status_code] += 1
+            answers[case.operation.path, answer.status_code] += 1
 
         one()
     return answers
