@@ -111,7 +111,8 @@ class Sessions(RuleBasedStateMachine):
         super().__init__()
         self.view = ClientView()
         self.count = 0
-        self.appended = self.pieces = 0
+        self.appended = 0
+        self.decoders = 1
         self.pushed_ms: float | None = None
         self.expected: dict[str, float] = {}
         self.asked = 0
@@ -313,6 +314,7 @@ class Sessions(RuleBasedStateMachine):
         self.world.pass_time(20_000)
         self._hear()
         assert not self.view.open
+        assert not self.world.session.replying
         assert len(self.view.made) >= self.asked
         for item_id in self.view.order:
             assert self.view.items[item_id]["status"] != "in_progress"
@@ -351,6 +353,7 @@ class Sessions(RuleBasedStateMachine):
             return
         assert [each["type"] for each in told].count("session.updated") == 1
         after = self.view.session
+        self.decoders += after["audio"]["input"]["format"] != before["audio"]["input"]["format"]
         wanted = update | ({"instructions": ""} if "instructions" in update and not update["instructions"] else {})
         assert _within(update, after) == wanted
         changed = _merged(before, update)
@@ -367,14 +370,13 @@ class Sessions(RuleBasedStateMachine):
 
     def _count(self, ms: int) -> None:
         self.appended += ms
-        self.pieces += 1
         if self.pushed_ms is not None:
             self.pushed_ms += ms
 
     @property
     def _slack(self) -> float:
         """Each new format begins with a resampler of its own."""
-        return 0 if self.world.server_plays else KEPT_MS * (1 + self.count)
+        return 0 if self.world.server_plays else KEPT_MS * self.decoders
 
     def _known(self, place: int) -> str | None:
         order = self.view.order
