@@ -9,7 +9,7 @@ ARGS ?=
 # Tests that only compute run two at a time, and so do those of a server or a worker, which mostly wait, a file in one
 # process. All others want the machine for themselves: they have browsers and sound in real time.
 COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts.py tests/test_config.py \
-	tests/test_session.py tests/test_session_settings.py tests/test_out_of_band.py tests/test_truncation.py \
+	tests/test_session.py tests/test_session_machine.py tests/test_session_settings.py tests/test_out_of_band.py tests/test_truncation.py \
 	tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py tests/test_g711.py tests/test_tempo.py \
 	tests/test_end_of_turn.py tests/test_wire_audio.py tests/test_models_store.py tests/test_local_context.py \
 	tests/test_dashscope.py tests/test_dashscope_told.py

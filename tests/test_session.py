@@ -295,6 +295,31 @@ async def test_bad_event_gets_a_named_error_and_the_session_lives(stage: Stage, 
     assert (await stage.until("response.done"))["response"]["status"] == "completed"
 
 
+async def test_one_response_is_asked_for_at_a_time(stage: Stage) -> None:
+    """It waits for the end of what is being said; a second one would take its place unseen."""
+    stage.hear(600, True)
+    await stage.tell(type="response.create", response={"metadata": {"which": "first"}})
+    await stage.tell(type="response.create", response={"metadata": {"which": "second"}}, event_id="mine")
+    error = stage.last("error")["error"]
+    assert (error["code"], error["event_id"]) == ("conversation_already_has_active_response", "mine")
+    stage.hear(500, False)
+    assert (await stage.until("response.done"))["response"]["metadata"] == {"which": "first"}
+
+
+async def test_an_item_may_be_changed_by_making_it_again(stage: Stage) -> None:
+    """The spoken reply of that id is no more: only what the client made can be truncated, and that it cannot."""
+    await stage.turn()
+    stage.transport.play()
+    await stage.until("output_audio_buffer.stopped")
+    item_id = stage.last("response.output_item.done")["item"]["id"]
+    await stage.tell(type="conversation.item.delete", item_id=item_id)
+    item = {"type": "message", "role": "assistant", "content": [{"type": "output_audio", "transcript": "other"}]}
+    await stage.tell(type="conversation.item.create", item=item | {"id": item_id})
+    await stage.tell(type="conversation.item.truncate", item_id=item_id, audio_end_ms=200)
+    assert stage.last("error")["error"]["code"] == "invalid_value"
+    assert stage.texts()[-1] == ("assistant", "other")
+
+
 async def test_camera_frames_reach_the_engine_with_their_time(stage: Stage) -> None:
     stage.hear(200, False)
     stage.session.on_frame(np.zeros((48, 64, 3), np.uint8))

@@ -111,7 +111,8 @@ class Sessions(RuleBasedStateMachine):
         super().__init__()
         self.view = ClientView()
         self.count = 0
-        self.appended = self.pieces = 0
+        self.appended = 0
+        self.decoders = 1
         self.pushed_ms: float | None = None
         self.expected: dict[str, float] = {}
         self.asked = 0
@@ -206,8 +207,17 @@ class Sessions(RuleBasedStateMachine):
         self.world.speak(np.full(16 * ms, 5000 if loud else 0, np.int16))
         self._hear()
 
-    @rule()
-    def commit(self) -> None:
+    @rule(what=st.sampled_from(("commit", "commit", "clear", "clear_output")))
+    def press(self, what: str) -> None:
+        getattr(self, f"_{what}")()
+
+    @precondition(lambda self: self.world.server_plays)
+    @rule(ms=st.sampled_from((300, 900)))
+    def say_something(self, ms: int) -> None:
+        self.speak(ms, True)
+        self.speak(1700, False)
+
+    def _commit(self) -> None:
         code, told = self._send("input_audio_buffer.commit")
         committed = [each["item_id"] for each in told if each["type"] == "input_audio_buffer.committed"]
         if self.pushed_ms is not None and self.pushed_ms >= 100 + self._slack:
@@ -219,8 +229,7 @@ class Sessions(RuleBasedStateMachine):
         if committed:
             self._restart()
 
-    @rule()
-    def clear(self) -> None:
+    def _clear(self) -> None:
         code, told = self._send("input_audio_buffer.clear")
         assert code is None
         assert [each["type"] for each in told].count("input_audio_buffer.cleared") == 1
@@ -253,8 +262,7 @@ class Sessions(RuleBasedStateMachine):
         if which == "wrong" or not running:
             assert code == "response_cancel_not_active"
 
-    @rule()
-    def clear_output(self) -> None:
+    def _clear_output(self) -> None:
         assert self._send("output_audio_buffer.clear")[0] is None
 
     # -- what happens meanwhile
@@ -306,6 +314,7 @@ class Sessions(RuleBasedStateMachine):
         self.world.pass_time(20_000)
         self._hear()
         assert not self.view.open
+        assert not self.world.session.replying
         assert len(self.view.made) >= self.asked
         for item_id in self.view.order:
             assert self.view.items[item_id]["status"] != "in_progress"
@@ -344,6 +353,7 @@ class Sessions(RuleBasedStateMachine):
             return
         assert [each["type"] for each in told].count("session.updated") == 1
         after = self.view.session
+        self.decoders += after["audio"]["input"]["format"] != before["audio"]["input"]["format"]
         wanted = update | ({"instructions": ""} if "instructions" in update and not update["instructions"] else {})
         assert _within(update, after) == wanted
         changed = _merged(before, update)
@@ -360,14 +370,13 @@ class Sessions(RuleBasedStateMachine):
 
     def _count(self, ms: int) -> None:
         self.appended += ms
-        self.pieces += 1
         if self.pushed_ms is not None:
             self.pushed_ms += ms
 
     @property
     def _slack(self) -> float:
         """Each new format begins with a resampler of its own."""
-        return 0 if self.world.server_plays else KEPT_MS * (1 + self.count)
+        return 0 if self.world.server_plays else KEPT_MS * self.decoders
 
     def _known(self, place: int) -> str | None:
         order = self.view.order
@@ -381,8 +390,8 @@ class Sessions(RuleBasedStateMachine):
 
 TestSessions = Sessions.TestCase
 TestSessions.settings = settings(
-    max_examples=MORE or 20,
-    stateful_step_count=40,
+    max_examples=MORE or 60,
+    stateful_step_count=100 if MORE else 50,
     derandomize=not MORE,
     deadline=None,
     database=None,

@@ -80,6 +80,9 @@ class Calls:
         except SdpError as error:
             await session.close("the offer could not be answered")
             return self._refuse(WireError(error.code, str(error), "sdp"))
+        except BaseException:
+            await session.close("the call could not be made")
+            raise
         session.attach(transport, read_events)
         self._metrics.opened.labels("webrtc").inc()
         return PlainTextResponse(

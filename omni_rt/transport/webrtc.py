@@ -93,7 +93,7 @@ class WebRtcTransport:
             sdp = await transport._negotiate(offer)
         except BaseException:
             transport._ended = True
-            await transport._pc.close()
+            await seams.close_half_made(transport._pc)
             raise
         transport._watch = asyncio.create_task(transport._watching(), name="webrtc-watch")
         return transport, sdp

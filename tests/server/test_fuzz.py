@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import hostile_offers
 from tests.support.clients import SocketPeer, empty, sessions, socket_peer
 from tests.support.echo_engine import ECHO
 from tests.support.hostile_events import Generator, Hostile
@@ -27,13 +28,14 @@ PER_SESSION, PER_BATCH = 500, 50
 WARM_UP, EVENTS = 12_500, 10_000
 # What a process may have grown by after EVENTS events; a leak of 840 bytes each would be more.
 MOST_GROWTH = 8 * 2**20
+OFFERS = 600
 FIELDS = {"type", "code", "message", "param", "event_id"}
 
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    options = (f"server.max_event_bytes={EVENT_LIMIT}", "server.max_items=100")
-    with running_server(tmp_path_factory.mktemp("fuzz"), *options, factory=ECHO) as running:
+    limit = f"server.max_event_bytes={EVENT_LIMIT}"
+    with running_server(tmp_path_factory.mktemp("fuzz"), limit, factory=ECHO) as running:
         yield running
 
 
@@ -153,3 +155,33 @@ async def test_events(target: RunningServer) -> None:
     growth = [after - before for before, after in zip(*resident, strict=True)]
     print("grown by", growth)
     assert max(growth) < MOST_GROWTH
+
+
+async def test_offers(target: RunningServer) -> None:
+    """What is answered is hung up."""
+    bodies = hostile_offers.Generator(20_27, await hostile_offers.real_offer())
+    statuses: Counter[int] = Counter()
+    async with undisturbed(target) as bystander, httpx.AsyncClient(base_url=target.url, timeout=20) as http:
+        resident = 0
+        for number, body in enumerate(bodies.take(OFFERS)):
+            answer = await http.post(
+                "/v1/realtime/calls", content=body.content, headers={"Content-Type": body.kind} if body.kind else {}
+            )
+            statuses[answer.status_code] += 1
+            if answer.status_code == 201:
+                assert not body.bad, body
+                assert answer.text.startswith("v=0")
+                assert (await http.post(answer.headers["location"] + "/hangup")).status_code == 200
+            else:
+                assert answer.status_code in (400, 413, 415), (answer.status_code, body)
+                error = answer.json()["error"]
+                assert error.keys() == FIELDS
+                assert error["code"], error
+                assert error["message"], error
+            if number % (OFFERS // 10) == 0:
+                await bystander.goes_on()
+            if number == OFFERS // 2:
+                resident = _resident(target.process.pid)
+        assert _resident(target.process.pid) - resident < MOST_GROWTH
+    assert statuses[201] > OFFERS // 20, statuses
+    assert statuses[400] > OFFERS // 3, statuses
