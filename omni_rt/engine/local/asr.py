@@ -27,7 +27,7 @@ _SURE_OF_CLIP = -0.7
 # Silence around a clip. Without it a short word is heard several times over; with more, noise becomes words.
 _AROUND_CLIP = INPUT_RATE // 10
 # What the model makes of noise. Nobody says just this.
-_FROM_NOISE = frozenset(("you", "♪"))
+_FROM_NOISE = frozenset(("you", "♪", "thank you for watching", "© transcript emily beynon"))
 
 _VAD_FRAME = INPUT_RATE // 50
 _VAD_MODE = 3
