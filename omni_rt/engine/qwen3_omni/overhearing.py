@@ -43,7 +43,7 @@ class Overhearing:
         self._context = Context(parts.omni.thinker, parts.pool.new())
         self._context.turns.append(self._turn)
         self._utterance = Utterance(parts, self._context, self._turn, prior)
-        # the encoder's steps for whole seconds are captured ones
+        # the encoder has a captured step for a whole second, none for a part of the first
         self._utterance.append(np.pad(self._pcm, (0, -len(self._pcm) % INPUT_RATE)))
         self._utterance.close()
         parts.scheduler.add(self)
