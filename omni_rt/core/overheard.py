@@ -12,12 +12,12 @@ from omni_rt.core.stop_phrases import is_stop_phrase
 Meaning = Literal["nothing", "backchannel", "stop", "words"]
 
 # Sounds of somebody who listens, the same in all languages. Runs of a letter are one letter here.
-_SOUNDS = phrases("m|hm|mh|mhm|uh|huh|uhuh|uhhuh|um|hum|ah|aha|oh|eh|er|ok|okay|ha|haha")
+_SOUNDS = phrases("m|h|hm|mh|mhm|uh|huh|uhuh|uhhuh|um|hum|ah|aha|oh|eh|er|ok|okay|ha|haha")
 
 _BACKCHANNELS: Mapping[str, frozenset[str]] = {
     "en": phrases(
         "yeah|yea|yes|yep|yup|ya|right|all right|alright|that's right|sure|of course|exactly|indeed|absolutely",
-        "definitely|totally|true|that's true|correct|i see|i know|i understand|got it|i get it|gotcha|good|great",
+        "definitely|totally|true|that's true|correct|i see|i c|i know|i understand|got it|i get it|gotcha|good|great",
         "nice|cool|fine|wow|really|oh really|interesting|makes sense|that makes sense|fair enough|go on|ooh|whoa",
         "very good|sounds good|perfect|wonderful|amazing|okay then",
     ),
@@ -40,7 +40,7 @@ _BACKCHANNELS: Mapping[str, frozenset[str]] = {
 }
 
 # What recognisers write for noise: nobody says just this over somebody else's speech.
-_FROM_NOISE: Mapping[str, frozenset[str]] = {"en": phrases("you")}
+_FROM_NOISE: Mapping[str, frozenset[str]] = {"en": phrases("you|thank you for watching")}
 
 _REMARK = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|<[^<>]*>|\*[^*]*\*|♪[^♪]*♪?")
 _RUN = re.compile(r"([^\W\d_])\1+")

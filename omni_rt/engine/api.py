@@ -39,6 +39,13 @@ class EngineError(Exception):
         self.code = code
 
 
+class SessionClosed(EngineError):
+    """Code `session_closed`: what was asked of a session that is closed, or was closed before it was done."""
+
+    def __init__(self) -> None:
+        super().__init__("session_closed", "this session is closed; open another one")
+
+
 class EngineLost(EngineError):
     """The engine's worker is gone with this session's state; rebuild it with `Engine.open` and `restore`."""
 

@@ -24,6 +24,7 @@ from omni_rt.engine.api import (
     Pcm,
     ReplyEnd,
     RespondOptions,
+    SessionClosed,
     SessionSettings,
 )
 from omni_rt.engine.channel import (
@@ -333,7 +334,7 @@ class Link:
     def _absent(self) -> EngineError:
         if self.lost:
             return EngineLost(self.lost)
-        return EngineError("session_closed", "this session is closed; open another one")
+        return SessionClosed()
 
     def _pipe_brought(self, event: Event) -> None:
         self._loop.call_soon_threadsafe(self._receive, event)

@@ -25,6 +25,7 @@ from omni_rt.engine.api import (
     EngineSession,
     Mark,
     ReplyEnd,
+    SessionClosed,
     Transcript,
 )
 from omni_rt.engine.channel import (
@@ -287,7 +288,7 @@ class _Worker:
         try:
             return Meaning(message.call, await hosted.session.overhear(message.pcm))
         except asyncio.CancelledError:
-            raise (EngineLost(hosted.lost) if hosted.lost else _closed()) from None
+            raise (EngineLost(hosted.lost) if hosted.lost else SessionClosed()) from None
 
     async def _reply(self, message: Respond) -> Event:
         """Send all chunks of a reply but its end, which is returned. The engine is not held back by a slow reader."""
@@ -311,11 +312,7 @@ class _Worker:
     def _hosted(self, session: int) -> _Hosted:
         if hosted := self._sessions.get(session):
             return hosted
-        raise _closed()
-
-
-def _closed() -> EngineError:
-    return EngineError("session_closed", "this session is closed; open another one")
+        raise SessionClosed()
 
 
 def _explain(error: Exception, doing: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ def texts(*lines: str) -> list[str]:
 BACKCHANNELS = {
     "en": texts(
         "mm-hm|Mm-hmm.|Mhm|mmm|Hmmmm...|uh-huh|Uh huh, right.|yeah yeah|Yeahhh!|Okay.|OK|right|All right, all right.",
-        "Oh, I see.|I see, yes.|that’s right|Sure, go on.|Oh wow!",
+        "Oh, I see.|I see, yes.|that’s right|Sure, go on.|Oh wow!|I. C..|M. H. M..",
     ),
     "de": texts("Ja, ja.|Genau!|Ach so.|mhm|Alles klar, okay."),
     "fr": texts("Oui, oui.|D'accord.|D’accord, je vois.|Ah bon ?|hm-hm"),
@@ -35,7 +35,7 @@ STOPS = {
     "it": texts("Basta!|Aspetta un attimo.|Sì, sì, fermati.|Un momento, per favore."),
 }
 NOTHING = {
-    "en": texts("| |...|?!|(coughs)|[typing]|[BLANK_AUDIO]|*sighs*|♪ music ♪|♪|You|you you"),
+    "en": texts("| |...|?!|(coughs)|[typing]|[BLANK_AUDIO]|*sighs*|♪ music ♪|♪|You|you you|Thank you for watching!"),
     "de": texts("|(hustet)"),
 }
 WORDS = {

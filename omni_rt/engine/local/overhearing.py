@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from functools import partial
 
-from omni_rt.engine.api import EngineError, Pcm
+from omni_rt.engine.api import EngineError, Pcm, SessionClosed
 from omni_rt.engine.clip import check_clip
 from omni_rt.engine.local.asr import Recogniser
 from omni_rt.engine.local.priorities import Priorities, Work
@@ -25,7 +25,7 @@ class Overhearing:
         """The words of a clip; what goes wrong is raised when it is awaited."""
         answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         if self._closed:
-            answer.set_exception(_closed())
+            answer.set_exception(SessionClosed())
             return answer
         task = self._asked[answer] = asyncio.create_task(self._answer(answer, pcm))
         answer.add_done_callback(lambda _: task.cancel())
@@ -36,7 +36,7 @@ class Overhearing:
         self._closed = True
         for answer in list(self._asked):
             if not answer.done():
-                answer.set_exception(_closed())
+                answer.set_exception(SessionClosed())
 
     async def _answer(self, answer: asyncio.Future[str], pcm: Pcm) -> None:
         try:
@@ -54,7 +54,3 @@ class Overhearing:
 def _fail(answer: asyncio.Future[str], error: EngineError) -> None:
     if not answer.done():
         answer.set_exception(error)
-
-
-def _closed() -> EngineError:
-    return EngineError("session_closed", "this session is closed; open another one")

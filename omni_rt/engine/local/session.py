@@ -19,6 +19,7 @@ from omni_rt.engine.api import (
     RespondOptions,
     Rgb,
     Role,
+    SessionClosed,
     SessionSettings,
     Transcript,
 )
@@ -169,7 +170,7 @@ class LocalSession:
 
     def respond(self, options: RespondOptions) -> AsyncIterator[Chunk]:
         if self._closed:
-            raise EngineError("session_closed", "this session is closed; open another one")
+            raise SessionClosed()
         if self._reply is not None:
             raise EngineError("reply_running", f"reply {self._reply.generation} is still being made; cancel it first")
         turn = Turn("assistant")
