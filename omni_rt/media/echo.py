@@ -33,14 +33,20 @@ _SOUND = 0.15  # decades above the noise
 _SHORT, _LONG = np.float32(0.8), np.float32(0.97)
 _SHORT_LEAST, _LONG_LEAST = 2.5, 6.0
 _ALIKE, _LIKELY, _CERTAIN = 0.3, 0.4, 0.25
+_NEAR, _LIKELY_NEAR = 10, 0.32
+_DOUBT, _DOUBT_GAP = 16, 20
 _BETTER = 0.08
 _PROBATION = 30
-_HOLD, _HOLD_GAP = 8, 10
+_HOLD, _HOLD_GAP = 5.0, 10
 _HOLD_PLAYED = 320
+_FRESH = 20
+_REST = 30
 
 _BAND = 8
 _BANDS = (BINS - 1) // _BAND
 _FAST_HOPS = 15
+_STEADY = np.float32(3)
+_SURE_HOPS, _UNSURE = 40, np.float32(3)
 
 _LEFT = 0.02
 _LEFT_FADES = 0.7
@@ -75,8 +81,10 @@ class Echo:
         self._probation = 0
         self._gain = np.zeros(_BANDS, np.float32)
         self._learnt = 0
-        self._sounding = self._gap = self._playing = 0
+        self._sounding = 0.0
+        self._gap = self._playing = self._rest = self._fresh = 0
         self._left = 0.0
+        self._calm = self._doubted = 0
         self._active = False
 
     @property
@@ -103,13 +111,13 @@ class Echo:
             self._before = window[-HOP:].astype(np.float32)
             return Heard(window, 0.0)
         if not self._active:
-            self._active = True
+            self._active, self._rest = True, _REST
             self._played.clear()
             self._tail = self._before * _WINDOW[HOP:]
         hops = window.astype(np.float32).reshape(_HOPS, HOP)
         out = [self._hop(samples, at // HOP + index) for index, samples in enumerate(hops)]
         pcm = np.clip(np.rint(np.concatenate(out)), -32768, 32767).astype(np.int16)
-        if self._lag is None and self._playing < _HOLD_PLAYED and self._sounding < _HOLD:
+        if self._undecided():
             return Heard(pcm, 1.0)
         return Heard(pcm, 1.0 - min(1.0, self._left / _LEFT))
 
@@ -117,6 +125,14 @@ class Echo:
         """Nothing is being played that could be heard in the window from `at` on."""
         lag = _LAGS if self._lag is None else min(_LAGS, self._lag + len(_DECAY) + 4)
         return self._played.timeline.end + lag * HOP <= at
+
+    def _undecided(self) -> bool:
+        """Too little was heard to tell the echo's delay, or its loudness."""
+        if self._lag is None:
+            return self._playing < _HOLD_PLAYED and self._sounding < _HOLD
+        if self._learnt < _FAST_HOPS // 2 and self._agrees(self._lag):
+            return True
+        return self._fresh < self._lag + _FRESH and self._sounding < _HOLD
 
     def _hop(self, samples: Real, hop: int) -> Real:
         played = self._played
@@ -126,8 +142,15 @@ class Echo:
         power = np.asarray(spectrum.real**2 + spectrum.imag**2, np.float32)
         noise = self._follow_noise(power)
         expected: Real | None = None
+        left = 1.0
         if not played.silent:
             self._playing += 1
+            if played.live:
+                self._fresh = 0 if self._rest >= _REST else self._fresh + 1
+                self._rest = 0
+            else:
+                self._rest += 1
+                self._fresh += 1
             sound = self._sound(power, noise)
             lag, other = self._locate(power, sound)
             if lag is not None:
@@ -135,9 +158,36 @@ class Echo:
                 if sound and self._agrees(lag):
                     self._learn(heard, power, noise)
                 if other is not None:
+                    self._left = 0.0
                     heard = np.maximum(heard, played.power(other - 1, _DECAY))
-                expected = self._per_line() * heard * _MARGIN
+                margin = _MARGIN if self._learnt > _SURE_HOPS else _MARGIN * _UNSURE
+                gain = self._per_line() * margin
+                expected = gain * heard
+                left = self._excess(power, noise, expected)
+                doubted = self._doubt(left) and not self._agrees(lag)
+                if doubted and left >= _LEFT:
+                    heard = np.maximum(heard, _STEADY * played.loudest(lag - _NEAR, 2 * _NEAR + 1))
+                    expected = gain * heard
+                    left = self._excess(power, noise, expected)
+        self._left = max(left, _LEFT_FADES * self._left)
         return self._suppress(spectrum, power, noise, expected)
+
+    def _excess(self, power: Real, noise: Real, expected: Real) -> float:
+        """Decades by which the microphone's lines stand out of what is expected, on average."""
+        least = np.float32(_MIC_LEAST)
+        ratio = (power[_JUDGED] + least) / (expected[_JUDGED] + 2 * noise[_JUDGED] + least)
+        return float(np.log10(np.clip(ratio, 1, 100)).mean())
+
+    def _doubt(self, left: float) -> bool:
+        """Something unexplained has just begun: the delay may have changed."""
+        if left < _LEFT:
+            self._calm += 1
+            if self._calm >= _DOUBT_GAP:
+                self._doubted = 0
+        else:
+            self._calm = 0
+            self._doubted += 1
+        return self._doubted <= _DOUBT
 
     def _follow_noise(self, power: Real) -> Real:
         if self._noise is None:
@@ -160,11 +210,11 @@ class Echo:
             self._short_weight = float(_SHORT) * self._short_weight + sound
             self._long = _LONG * self._long + likeness
             self._long_weight = float(_LONG) * self._long_weight + sound
-            self._sounding, self._gap = self._sounding + 1, 0
+            self._sounding, self._gap = self._sounding + sound, 0
         else:
             self._gap += 1
             if self._gap >= _HOLD_GAP:
-                self._sounding = 0
+                self._sounding = 0.0
                 self._short *= _SHORT
                 self._short_weight *= float(_SHORT)
         best = int(self._long.argmax())
@@ -188,7 +238,8 @@ class Echo:
         if self._lag is None:
             return None, None
         aside = newest - self._lag
-        elsewhere = likely > _LIKELY and not -1 <= aside < len(_DECAY) - 1
+        least = _LIKELY_NEAR if abs(aside) <= _NEAR else _LIKELY
+        elsewhere = likely > least and not -1 <= aside <= 3
         return self._lag, newest if elsewhere else None
 
     def _at_short(self, lag: int) -> float:
@@ -221,16 +272,12 @@ class Echo:
         return np.append(np.repeat(gain, _BAND), gain[-1])
 
     def _suppress(self, spectrum: np.ndarray, power: Real, noise: Real, expected: Real | None) -> Real:
-        left = 1.0
         if expected is not None:
             around = power.copy()
             around[1:-1] += power[:-2] + power[2:]
             around[1:-1] /= 3
             floor = np.minimum(1, noise / np.maximum(power, 1))
             spectrum = spectrum * np.sqrt(np.maximum(1 - expected / np.maximum(around, 1), floor))
-            known = expected[_JUDGED] + 2 * noise[_JUDGED] + np.float32(_MIC_LEAST)
-            left = float(np.log10(np.clip((power[_JUDGED] + np.float32(_MIC_LEAST)) / known, 1, 100)).mean())
-        self._left = max(left, _LEFT_FADES * self._left)
         frame = np.fft.irfft(spectrum).astype(np.float32)
         out = self._tail + frame[:HOP]
         self._tail = frame[HOP:]

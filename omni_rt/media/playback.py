@@ -127,6 +127,11 @@ class Playback:
         """Nothing was played within the last `lags` hops."""
         return self._silent >= self.lags
 
+    @property
+    def live(self) -> bool:
+        """Something is being played in the newest hop."""
+        return self._silent == 0
+
     def clear(self) -> None:
         """Take all of it for silence."""
         self._count, self._silent = self.lags, self.lags
@@ -164,3 +169,9 @@ class Playback:
         weights = weights[skipped : max(skipped, self.lags - first)]
         newest = self._count - 1 - max(0, first)
         return np.asarray(weights[::-1] @ self._power[newest + 1 - len(weights) : newest + 1])
+
+    def loudest(self, first: int, count: int) -> Real:
+        """Of each line, the most that was played in `count` hops, the latest of them `first` hops ago."""
+        first, count = max(0, first), min(count + min(0, first), self.lags - first)
+        newest = self._count - 1 - first
+        return np.asarray(self._power[newest + 1 - count : newest + 1].max(axis=0))
