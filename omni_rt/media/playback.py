@@ -49,10 +49,17 @@ _DETAIL = _without_vowel()
 _REPLY_WINDOW = window(2 * _REPLY_HOP)
 
 
-def fingerprint(power: Real, least: float) -> Real:
-    """A power spectrum's fine structure as a vector of length 1; powers far below `least` count for nothing."""
-    detail = np.log(power[_LINES] + np.float32(least)) @ _DETAIL
-    return np.asarray(detail / max(float(np.sqrt(detail @ detail)), 1e-3), np.float32)
+def fingerprints(powers: Real, least: float) -> Real:
+    """The fine structure of each power spectrum as a vector of length 1; powers far below `least` count for nothing."""
+    details = np.log(powers[:, _LINES] + np.float32(least)) @ _DETAIL
+    lengths = np.sqrt(np.einsum("ij,ij->i", details, details))
+    return np.asarray(details / np.maximum(lengths, np.float32(1e-3))[:, None], np.float32)
+
+
+def powers(frames: Real) -> tuple[npt.NDArray[np.complex64], Real]:
+    """The spectra of windowed frames, and their power."""
+    spectra = np.fft.rfft(frames)
+    return spectra, np.asarray(spectra.real**2 + spectra.imag**2, np.float32)
 
 
 class Timeline:
@@ -93,85 +100,84 @@ class Timeline:
         self._newest = None
         self.end = end
 
-    def take(self, hop: int) -> Real:
-        """The 384 samples of 24 kHz that belong to the microphone's samples from 256 * `hop` on; hops in order."""
-        out = np.zeros(_REPLY_HOP, np.float32)
-        first = hop * _REPLY_HOP
+    def take(self, at: int, length: int) -> Real:
+        """The 24 kHz sound of the `length` samples of the microphone from its sample `at` on; never again of earlier
+        ones."""
+        first, size = (samples * OUTPUT_RATE // INPUT_RATE for samples in (at, length))
+        out = np.zeros(size, np.float32)
         while self._pieces:
-            at, pcm = self._pieces[0]
-            begin, end = max(at, first), min(at + len(pcm), first + _REPLY_HOP)
+            start, pcm = self._pieces[0]
+            begin, end = max(start, first), min(start + len(pcm), first + size)
             if begin < end:
-                out[begin - first : end - first] = pcm[begin - at : end - at]
-            if at + len(pcm) > first + _REPLY_HOP:
+                out[begin - first : end - first] = pcm[begin - start : end - start]
+            if start + len(pcm) > first + size:
                 break
             self._pieces.popleft()
         return out
 
 
 class Playback:
-    """The spectra of the last `lags` hops of a Timeline."""
+    """The spectra of the last `lags` hops of a Timeline, for two hops of the microphone at a time.
+
+    `ago` is 1 for the first of the two, 0 for the second.
+    """
 
     def __init__(self, lags: int, least: float) -> None:
         self.timeline = Timeline()
         self.lags = lags
         self._least = least
+        self._kept = lags + 1
         # rows are written one after the other and moved down seldom, so that the latest always lie together
         self._power = np.zeros((8 * lags, BINS), np.float32)
         self._prints = np.zeros((8 * lags, _LINES.stop - _LINES.start), np.float32)
-        self._count = lags
         self._before = np.zeros(_REPLY_HOP, np.float32)
-        self._silent = lags
-
-    @property
-    def silent(self) -> bool:
-        """Nothing was played within the last `lags` hops."""
-        return self._silent >= self.lags
-
-    @property
-    def live(self) -> bool:
-        """Something is being played in the newest hop."""
-        return self._silent == 0
+        self.clear()
 
     def clear(self) -> None:
-        """Take all of it for silence."""
-        self._count, self._silent = self.lags, self.lags
-        self._power[: self.lags] = 0
-        self._prints[: self.lags] = 0
+        """Take all that was played for silence."""
+        self._count = self._kept
+        self._power[: self._kept] = 0
+        self._prints[: self._kept] = 0
         self._before[:] = 0
 
-    def advance(self, hop: int) -> None:
-        """Go on to the frame whose second half is this hop."""
-        if self._count == len(self._power):
-            self._power[: self.lags] = self._power[-self.lags :]
-            self._prints[: self.lags] = self._prints[-self.lags :]
-            self._count = self.lags
-        now = self.timeline.take(hop)
-        row, self._count = self._count, self._count + 1
-        frame = np.concatenate([self._before, now])
-        self._before = now
-        if not frame.any():
-            self._silent += 1
-            self._power[row] = self._prints[row] = 0
-            return
-        self._silent = 0
-        spectrum = np.fft.rfft(frame * _REPLY_WINDOW)[:BINS].astype(np.complex64)
-        power = (spectrum.real**2 + spectrum.imag**2) * _RATE_SQUARED
-        self._power[row] = power
-        self._prints[row] = fingerprint(power, self._least)
+    def advance(self, at: int) -> bool:
+        """Go on to the microphone's samples from `at` to `at` + 512; whether anything is played there."""
+        if self._count + 2 > len(self._power):
+            self._power[: self._kept] = self._power[self._count - self._kept : self._count]
+            self._prints[: self._kept] = self._prints[self._count - self._kept : self._count]
+            self._count = self._kept
+        rows = slice(self._count, self._count + 2)
+        self._count += 2
+        sound = np.concatenate([self._before, self.timeline.take(at, 2 * HOP)])
+        self._before = sound[-_REPLY_HOP:]
+        if not sound.any():
+            self._power[rows] = self._prints[rows] = 0
+            return False
+        _, power = powers(frames_of(sound) * _REPLY_WINDOW)
+        self._power[rows] = power[:, :BINS] * _RATE_SQUARED
+        self._prints[rows] = fingerprints(self._power[rows], self._least)
+        return True
 
-    def likeness(self, fingerprint: Real) -> Real:
+    def likeness(self, fingerprint: Real, ago: int) -> Real:
         """How much the microphone's fingerprint is like that of what was played 0, 1, 2 ... hops ago, -1 to 1."""
-        return np.asarray((self._prints[self._count - self.lags : self._count] @ fingerprint)[::-1])
+        newest = self._count - ago
+        return np.asarray((self._prints[newest - self.lags : newest] @ fingerprint)[::-1])
 
-    def power(self, first: int, weights: Real) -> Real:
+    def power(self, first: int, weights: Real, ago: int) -> Real:
         """Weighted sum of the power spectra from `first` hops ago on into the past; those outside are silence."""
-        skipped = max(0, -first)
-        weights = weights[skipped : max(skipped, self.lags - first)]
-        newest = self._count - 1 - max(0, first)
-        return np.asarray(weights[::-1] @ self._power[newest + 1 - len(weights) : newest + 1])
+        first, weights = max(0, first), weights[max(0, -first) :]
+        weights = weights[: self.lags - first]
+        end = self._count - ago - first
+        return np.asarray(weights[::-1] @ self._power[end - len(weights) : end])
 
-    def loudest(self, first: int, count: int) -> Real:
+    def loudest(self, first: int, count: int, ago: int) -> Real:
         """Of each line, the most that was played in `count` hops, the latest of them `first` hops ago."""
-        first, count = max(0, first), min(count + min(0, first), self.lags - first)
-        newest = self._count - 1 - first
-        return np.asarray(self._power[newest + 1 - count : newest + 1].max(axis=0))
+        first, count = max(0, first), count + min(0, first)
+        end = self._count - ago - first
+        return np.asarray(self._power[end - min(count, self.lags - first) : end].max(axis=0))
+
+
+def frames_of(sound: Real) -> Real:
+    """Three hops as two frames that overlap."""
+    hop = len(sound) // 3
+    return np.stack([sound[: 2 * hop], sound[hop:]])
