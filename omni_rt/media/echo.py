@@ -15,7 +15,7 @@ import numpy as np
 
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo_delay import Delay
-from omni_rt.media.playback import BINS, FRAME, HOP, Playback, Real, fingerprints, frames_of, powers, window
+from omni_rt.media.playback import BINS, FRAME, HOP, Complex, Playback, Real, fingerprints, frames_of, powers, window
 from omni_rt.media.vad import WINDOW
 
 _LAGS = 128
@@ -202,7 +202,7 @@ class Echo:
                 self._doubted = 0
         return self._doubted <= _DOUBT
 
-    def _suppress(self, spectra: np.ndarray, power: Real, expected: Real) -> Pcm:
+    def _suppress(self, spectra: Complex, power: Real, expected: Real) -> Pcm:
         around = power.copy()
         around[:, 1:-1] += power[:, :-2] + power[:, 2:]
         around[:, 1:-1] /= 3
@@ -211,7 +211,7 @@ class Echo:
         first, second = np.fft.irfft(spectra * kept)
         out = np.concatenate([self._tail + first[:HOP], first[HOP:] + second[:HOP]])
         self._tail = second[HOP:]
-        return np.clip(np.rint(out), -32768, 32767).astype(np.int16)
+        return np.asarray(np.clip(np.rint(out), -32768, 32767), np.int16)
 
 
 class _Noise:

@@ -11,6 +11,7 @@ from omni_rt.core.timeline import SAMPLES_PER_MS
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
 
 Real = npt.NDArray[np.float32]
+Complex = npt.NDArray[np.complex128] | npt.NDArray[np.complex64]
 
 HOP = 256
 """Samples of the microphone between spectra, 16 ms."""
@@ -42,21 +43,21 @@ def _without_vowel() -> Real:
     count = _LINES.stop - _LINES.start
     distance = np.abs(np.arange(count)[:, None] - np.arange(count)[None, :])
     near = (distance <= _VOWEL_LINES // 2).astype(np.float32)
-    return np.eye(count, dtype=np.float32) - near / near.sum(0)
+    return np.asarray(np.eye(count) - near / near.sum(0), np.float32)
 
 
 _DETAIL = _without_vowel()
 _REPLY_WINDOW = window(2 * _REPLY_HOP)
 
 
-def fingerprints(powers: Real, least: float) -> Real:
+def fingerprints(powers: Real, least: float | np.float32) -> Real:
     """The fine structure of each power spectrum as a vector of length 1; powers far below `least` count for nothing."""
     details = np.log(powers[:, _LINES] + np.float32(least)) @ _DETAIL
     lengths = np.sqrt(np.einsum("ij,ij->i", details, details))
     return np.asarray(details / np.maximum(lengths, np.float32(1e-3))[:, None], np.float32)
 
 
-def powers(frames: Real) -> tuple[npt.NDArray[np.complex64], Real]:
+def powers(frames: Real) -> tuple[Complex, Real]:
     """The spectra of windowed frames, and their power."""
     spectra = np.fft.rfft(frames)
     return spectra, np.asarray(spectra.real**2 + spectra.imag**2, np.float32)
