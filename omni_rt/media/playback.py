@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -72,7 +73,7 @@ class Timeline:
     def __init__(self) -> None:
         self._pieces: deque[tuple[int, Real]] = deque()
         self._newest: tuple[float, float] | None = None
-        self.end = 0
+        self.end: float = -math.inf
         """Where the sound ends that is known so far."""
 
     def add(self, pcm: Pcm, stream_ms: float, now: int) -> None:
