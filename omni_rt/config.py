@@ -174,6 +174,7 @@ class TurnSettings(Section):
 
 
 class MediaSettings(Section):
+    echo: bool = Field(True, description="do not take the assistant's own voice in the microphone for speech")
     opus_bitrate: int = Field(32_000, ge=8_000, le=128_000, description="bit/s of the assistant's voice")
     opus_complexity: int = Field(5, ge=0, le=10, description="encoder effort")
     reorder_packets: int = Field(3, ge=1, le=10, description="packets a hole may wait for a late one")

@@ -13,6 +13,7 @@ import numpy as np
 
 from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EndScore
 from omni_rt.engine.api import Pcm
+from omni_rt.media.echo import Echo
 from omni_rt.media.end_of_turn import SPAN_MS, SmartTurn
 from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
 
@@ -23,23 +24,27 @@ Report = Callable[[Activity | EndScore], None]
 _BATCH = 16  # windows judged before another session has its turn, about 2 ms of work
 _BACKLOG_MS = 300_000
 _BACKLOG = _BACKLOG_MS // WINDOW_MS
+# A microphone that gave nothing for so long does not run: no echo comes, and its clock stands still.
+_DEAF_S = 0.5
 _HISTORY = (SPAN_MS + 2000) // WINDOW_MS
 
 
 class Ears:
     """The models and their threads, shared by all sessions of a process: one for activity, one for ends of turn, so
-    that no session's activity waits behind another's end of turn."""
+    that no session's activity waits behind another's end of turn. With `echo` the assistant's own voice in the
+    microphone is no activity."""
 
-    def __init__(self, vad: SileroVad, smart_turn: SmartTurn) -> None:
+    def __init__(self, vad: SileroVad, smart_turn: SmartTurn, echo: bool = True) -> None:
         self.vad = vad
         self.smart_turn = smart_turn
+        self.echo = echo
         self.activity_thread = ThreadPoolExecutor(1, "activity")
         self.score_thread = ThreadPoolExecutor(1, "end-of-turn")
 
     @classmethod
-    def load(cls, vad_model: Path, smart_turn_model: Path) -> Ears:
+    def load(cls, vad_model: Path, smart_turn_model: Path, echo: bool = True) -> Ears:
         """Blocks for some 0.3 s; not for the event loop."""
-        return cls(SileroVad(vad_model), SmartTurn(smart_turn_model))
+        return cls(SileroVad(vad_model), SmartTurn(smart_turn_model), echo)
 
     def listen(self, report: Report) -> Hearing:
         """A new session's hearing; call it on the event loop, where `report`, which must not raise, will be called."""
@@ -64,6 +69,9 @@ class Hearing:
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._state = VadState()
+        self._echo = self._new_echo()
+        self._told: list[Callable[[Echo], None]] = []
+        self._fed_at = 0.0
         self._rest: Pcm = np.zeros(0, np.int16)
         self._fed = 0
         self._history: deque[Pcm] = deque()
@@ -80,6 +88,7 @@ class Hearing:
         """
         if self._closed:
             return
+        self._fed_at = self._loop.time()
         samples = np.concatenate([self._rest, pcm], dtype=np.int16, casting="safe")
         whole = len(samples) // WINDOW * WINDOW
         self._rest = samples[whole:]
@@ -90,6 +99,18 @@ class Hearing:
             if len(self._waiting) > _BACKLOG:
                 self._skip()
             self._judge_next()
+
+    def played(self, pcm: Pcm, stream_ms: float) -> None:
+        """24 kHz sound of a reply was sent just now; `stream_ms` is its start on the outgoing track."""
+        now = self._fed + len(self._rest)
+        if self._echo is not None and not self._closed and self._loop.time() - self._fed_at < _DEAF_S:
+            self._told.append(lambda echo: echo.played(pcm, stream_ms, now))
+
+    def stopped(self) -> None:
+        """The reply was stopped just now: of what was sent, the client plays no more than it is playing."""
+        now = self._fed + len(self._rest)
+        if self._echo is not None and not self._closed:
+            self._told.append(lambda echo: echo.stopped(now))
 
     def score_end(self, at_ms: int, from_ms: int = 0) -> None:
         """Ask whether the turn that began at `from_ms` is over, judged on its last 8 s up to `at_ms`.
@@ -109,6 +130,7 @@ class Hearing:
     def reset(self) -> None:
         """Forget what the detector adapted to (another microphone, a reconnect); the timeline runs on."""
         self._state = VadState()
+        self._echo = self._new_echo()
 
     def close(self) -> None:
         """Report nothing more; safe to call twice."""
@@ -119,11 +141,21 @@ class Hearing:
         if self._judging or not self._waiting:
             return
         self._judging = True
+        at = self._fed - len(self._waiting) * WINDOW
         batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        step, state = self._ears.vad.step, self._state
+        step, state, echo = self._ears.vad.step, self._state, self._echo
+        told, self._told = self._told, []
 
         def judge() -> list[float]:
-            return [step(state, window) for window in batch]
+            if echo is None:
+                return [step(state, window) for window in batch]
+            for tell in told:
+                tell(echo)
+            speech: list[float] = []
+            for index, window in enumerate(batch):
+                heard = echo.hear(window, at + index * WINDOW)
+                speech.append(step(state, heard.pcm) * (1 - heard.explained))
+            return speech
 
         def judged(done: asyncio.Future[list[float]]) -> None:
             self._judging = False
@@ -133,10 +165,14 @@ class Hearing:
                 logger.error("voice activity failed, %d windows go unjudged", len(batch), exc_info=error)
                 self._unjudged += len(batch)
                 self._state = VadState()
+                self._echo = self._new_echo()
             self._advance([] if error else done.result())
             self._judge_next()
 
         self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
+
+    def _new_echo(self) -> Echo | None:
+        return Echo() if self._ears.echo else None
 
     def _advance(self, judged: list[float]) -> None:
         speech = [*judged, *[None] * self._unjudged]

@@ -74,7 +74,7 @@ class Server:
         """Load everything. Raises ModelMissing or EngineError with the cause and the remedy."""
         store = ModelStore(cache_dir())
         vad, smart_turn = (store.path(name) for name in ("silero-vad-v6", "smart-turn-v3.2"))
-        self._ears = await asyncio.to_thread(Ears.load, vad, smart_turn)
+        self._ears = await asyncio.to_thread(Ears.load, vad, smart_turn, self.settings.media.echo)
         await self.engine.start()
 
     async def stop(self) -> None:

@@ -64,6 +64,10 @@ class SessionHearing(Protocol):
 
     def score_end(self, at_ms: int, from_ms: int) -> None: ...
 
+    def played(self, pcm: Pcm, stream_ms: float) -> None: ...
+
+    def stopped(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -215,6 +219,7 @@ class Session:
         self._events_in.put_nowait(raw)
 
     def on_sent(self, sent: SentAudio) -> None:
+        self._hearing.played(sent.pcm, sent.stream_ms)
         self.replies.sent(sent)
 
     def on_heard(self, stream_ms: float) -> None:
@@ -305,6 +310,7 @@ class Session:
                 case AbandonReply(generation):
                     self._abandon_reply(generation)
                 case StopReply(_, _, onset_ms):
+                    self._hearing.stopped()
                     self.replies.stop(action, None if onset_ms is None else self._wall(onset_ms))
                 case FinishReply(generation):
                     self.replies.finish(generation)

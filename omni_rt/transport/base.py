@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from omni_rt.engine.api import Pcm, Rgb
@@ -13,13 +13,14 @@ class SentAudio:
     """A piece of a reply that left the server.
 
     `reply_ms` is its start within the reply's audio, `stream_ms` its start on the outgoing track (milliseconds since
-    the track began), `duration_ms` its length.
+    the track began), `duration_ms` its length; `pcm` is what of it can be heard, 24 kHz, as loud as it was sent.
     """
 
     generation: int
     reply_ms: float
     stream_ms: float
     duration_ms: float
+    pcm: Pcm = field(compare=False, repr=False)
 
 
 class TransportListener(Protocol):

@@ -295,7 +295,7 @@ class WebRtcTransport:
 
     def _sent(self, frame: Frame, stream_ms: float) -> None:
         assert frame.generation is not None
-        sent = SentAudio(frame.generation, frame.reply_ms, stream_ms, frame.duration_ms)
+        sent = SentAudio(frame.generation, frame.reply_ms, stream_ms, frame.duration_ms, frame.pcm)
         self._tell(self._listener.on_sent, sent)
 
     def _tell(self, call: Callable[..., None], *arguments: Any) -> None:

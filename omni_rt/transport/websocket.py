@@ -77,7 +77,7 @@ class WebSocketTransport:
         length = len(pcm) * 1000 / OUTPUT_RATE
         at = self._sent_ms.get(generation, 0.0)
         self._sent_ms = {generation: at + length}
-        self._listener.on_sent(SentAudio(generation, at, self._stream_ms, length))
+        self._listener.on_sent(SentAudio(generation, at, self._stream_ms, length, pcm))
         self._stream_ms += length
 
     def end_audio(self, generation: int) -> None:

@@ -158,6 +158,8 @@ class ScriptedEars:
         self._rest = np.zeros(0, np.int16)
         self._ms = 0
         self.score = 0.9
+        self.heard_playing: list[tuple[float, float]] = []
+        self.stops = 0
 
     def feed(self, pcm: Pcm) -> None:
         self._rest = np.concatenate([self._rest, pcm])
@@ -169,6 +171,12 @@ class ScriptedEars:
 
     def score_end(self, at_ms: int, from_ms: int) -> None:
         asyncio.get_running_loop().call_soon(self._tell, EndScore(at_ms, self.score))
+
+    def played(self, pcm: Pcm, stream_ms: float) -> None:
+        self.heard_playing.append((stream_ms, len(pcm) / 24))
+
+    def stopped(self) -> None:
+        self.stops += 1
 
     def close(self) -> None: ...
 
@@ -216,7 +224,7 @@ class KeptTransport:
         for _ in range(min(chunks, len(self.queue))):
             generation, ms = self.queue.pop(0)
             at = self.reply_ms.get(generation, 0.0)
-            self.listener.on_sent(SentAudio(generation, at, self.stream_ms, ms))
+            self.listener.on_sent(SentAudio(generation, at, self.stream_ms, ms, np.zeros(round(ms * 24), np.int16)))
             self.reply_ms[generation] = at + ms
             self.stream_ms += ms
         self.listener.on_heard(self.stream_ms)
