@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 
 import numpy as np
@@ -29,6 +31,7 @@ class ScriptedMicrophone(Microphone):
         self._placed: list[tuple[int, Pcm]] = []
         self.times: list[float] = []
         self.frames: list[Pcm] = []
+        self._beat = asyncio.Event()
 
     @property
     def position(self) -> int:
@@ -40,9 +43,10 @@ class ScriptedMicrophone(Microphone):
         self._placed.append((at, sound.pcm))
         return at
 
-    def remove(self, at: int) -> None:
-        """What was placed there and has not been heard yet is not heard any more."""
-        self._placed = [(place, pcm[: max(0, self.position - at)] if place == at else pcm) for place, pcm in self._placed]
+    async def beat(self) -> None:
+        """Until the next frame has left; half a second if none does."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._beat.wait(), 0.5)
 
     def next_frame(self) -> tuple[Pcm, bool]:
         now = time.perf_counter()
@@ -58,6 +62,8 @@ class ScriptedMicrophone(Microphone):
         out = np.clip(np.rint(mixed), -32768, 32767).astype(np.int16)
         self.times.append(now)
         self.frames.append(out)
+        self._beat.set()
+        self._beat = asyncio.Event()
         return out, False
 
 

@@ -1,7 +1,7 @@
 """Where in a clip its sound begins and ends, found by energy.
 
-Every time that is measured hangs on this. What is found stands in `clips.json`, where a person has corrected it: a faint
-last consonant below the room's noise is heard and not found.
+Every time that is measured hangs on this. What is found stands in `clips.json`, where a person has corrected it on a
+spectrogram: noise of the recording is found and is no speech.
 """
 
 from __future__ import annotations

@@ -1,0 +1,184 @@
+"""The conversations: which clips are said when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from tools.duplex.clips import Clip
+from tools.duplex.sounds import Sound, crowd, repeated, whole, with_pause
+
+SHORT = "Answer in at most four words."
+LONG = (
+    "You are a storyteller on the telephone. Whatever is said to you, tell a long story about it, in plain sentences. "
+    "Never ask a question, and never give a short answer."
+)
+SHORT_TOKENS, LONG_TOKENS = 12, 64
+PAUSES_S = (0.3, 0.6, 1.0, 1.5)
+# Seconds after a reply's first sound.
+_INTERRUPTED_AT_S = (0.6, 2.0, 1.2, 3.2, 0.9, 4.5)
+_BACKCHANNELS_AT_S = ((1.0, 4.2, 7.4, 10.6), (2.1, 5.6, 8.8, 12.0))
+_COUGHS_AT_S = ((1.5, 5.0, 8.5), (2.6, 6.2, 9.8))
+ECHO_DB = (-20.0, -30.0)
+LOSS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """A sound over the reply, so many seconds after its first sound."""
+
+    sound: Sound
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Something said, the reply, and what is said over it. With `listen_s` the reply is cut off by the client so many
+    seconds after the last cue."""
+
+    turn: Sound
+    cues: tuple[Cue, ...] = ()
+    listen_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One call. `idle` is played before the first exchange, while nobody speaks; `loss` is the share of packets lost
+    each way."""
+
+    name: str
+    group: str
+    exchanges: tuple[Exchange, ...]
+    instructions: str = SHORT
+    tokens: int = SHORT_TOKENS
+    echo_db: float | None = None
+    loss: float = 0.0
+    idle: Sound | None = None
+
+
+class Cast:
+    """The clips by kind, each kind gone through over and over."""
+
+    def __init__(self, clips: Sequence[Clip]) -> None:
+        self.clips = clips
+        self._next = {kind: cycle(self.of(kind)) for kind in sorted({clip.kind for clip in clips})}
+
+    def of(self, kind: str) -> list[Clip]:
+        """Recorded and made ones by turns, so that a part of them has both."""
+        recorded = [clip for clip in self.clips if clip.kind == kind and not clip.made]
+        made = [clip for clip in self.clips if clip.kind == kind and clip.made]
+        longer, shorter = sorted((recorded, made), key=len, reverse=True)
+        mixed: list[Clip] = []
+        for number, clip in enumerate(longer):
+            mixed += [clip, *shorter[number : number + 1]]
+        return mixed
+
+    def take(self, kind: str, count: int) -> list[Clip]:
+        return list(islice(self._next[kind], count)) if kind in self._next else []
+
+
+def _wait(cast: Cast, size: int) -> list[Scene]:
+    turns = [Exchange(whole(clip)) for clip in cast.take("turn", 12 * size // 4)]
+    return _calls("wait", turns, 6)
+
+
+def _pause(cast: Cast, size: int) -> list[Scene]:
+    places = [(clip, split) for clip in cast.of("turn") for split in clip.splits]
+    chosen = islice(cycle(places), 16 * size // 4)
+    turns = [Exchange(with_pause(clip, split, PAUSES_S[n % 4])) for n, (clip, split) in enumerate(chosen)]
+    return _calls("pause", turns, 4)
+
+
+def _answer(cast: Cast, size: int) -> list[Scene]:
+    return _calls("answer", [Exchange(whole(clip)) for clip in cast.take("answer", 8 * size // 4)], 8)
+
+
+def _backchannel(cast: Cast, size: int) -> list[Scene]:
+    return _over(cast, "backchannel", _BACKCHANNELS_AT_S, 6 * size // 4, 2)
+
+
+def _cough(cast: Cast, size: int) -> list[Scene]:
+    return _over(cast, "cough", _COUGHS_AT_S, 4 * size // 4, 2)
+
+
+def _over(cast: Cast, kind: str, times: Sequence[Sequence[float]], count: int, per_call: int) -> list[Scene]:
+    exchanges = []
+    for number, turn in enumerate(cast.take("turn", count)):
+        after = times[number % len(times)]
+        sounds = cast.take(kind, len(after))
+        exchanges.append(Exchange(whole(turn), tuple(Cue(whole(c), at) for c, at in zip(sounds, after, strict=False))))
+    return _calls(kind, exchanges, per_call, LONG, LONG_TOKENS)
+
+
+def _interruption(cast: Cast, size: int) -> list[Scene]:
+    count = 16 * size // 4
+    pairs = zip(cast.take("turn", count), cast.take("interruption", count), cycle(_INTERRUPTED_AT_S), strict=False)
+    exchanges = [Exchange(whole(turn), (Cue(whole(over), at),), 3.5) for turn, over, at in pairs]
+    return _calls("interruption", exchanges, 4, LONG, LONG_TOKENS)
+
+
+def _typing(cast: Cast, size: int) -> list[Scene]:
+    made = [repeated(clip, 9.0) for clip in cast.take("typing", max(1, size // 2))]
+    return _noise(cast, "typing", made)
+
+
+def _crowd(cast: Cast, size: int) -> list[Scene]:
+    return _noise(cast, "crowd", [crowd(cast.of("turn"), 9.0, seed) for seed in range(max(1, size // 2))])
+
+
+def _noise(cast: Cast, group: str, sounds: Sequence[Sound]) -> list[Scene]:
+    return [
+        Scene(
+            f"{group}-{number}", group, (Exchange(whole(turn), (Cue(sound, 1.0),), 2.0),), LONG, LONG_TOKENS, idle=sound
+        )
+        for number, (sound, turn) in enumerate(zip(sounds, cast.take("turn", len(sounds)), strict=True))
+    ]  # fmt: skip
+
+
+def _echo(cast: Cast, size: int) -> list[Scene]:
+    scenes = []
+    for level in ECHO_DB:
+        exchanges = tuple(Exchange(whole(clip)) for clip in cast.take("turn", max(1, size // 2)))
+        scenes.append(Scene(f"echo{level:g}dB", "echo", exchanges, LONG, LONG_TOKENS, echo_db=level))
+    return scenes
+
+
+def _loss(cast: Cast, size: int) -> list[Scene]:
+    turns = [Exchange(whole(clip)) for clip in cast.take("turn", 4 * size // 4)]
+    long = [
+        Exchange(whole(turn), (Cue(whole(over), 2.5),), 3.5)
+        for turn, over in zip(cast.take("turn", 1), cast.take("interruption", 1), strict=True)
+    ]
+    return [
+        Scene("loss-0", "loss", tuple(turns), loss=LOSS),
+        Scene("loss-1", "loss", tuple(long), LONG, LONG_TOKENS, loss=LOSS),
+    ]
+
+
+def _calls(
+    group: str, exchanges: Sequence[Exchange], per_call: int, instructions: str = SHORT, tokens: int = SHORT_TOKENS
+) -> list[Scene]:
+    parts = [tuple(exchanges[at : at + per_call]) for at in range(0, len(exchanges), per_call)]
+    return [Scene(f"{group}-{number}", group, part, instructions, tokens) for number, part in enumerate(parts)]
+
+
+_GROUPS: dict[str, Callable[[Cast, int], list[Scene]]] = {
+    "wait": _wait,
+    "pause": _pause,
+    "answer": _answer,
+    "backchannel": _backchannel,
+    "cough": _cough,
+    "interruption": _interruption,
+    "typing": _typing,
+    "crowd": _crowd,
+    "echo": _echo,
+    "loss": _loss,
+}
+GROUPS = tuple(_GROUPS)
+
+
+def scenes(clips: Sequence[Clip], groups: Sequence[str] = GROUPS, size: int = 4) -> list[Scene]:
+    """The conversations of these groups, the same each time. `size` 4 is the full run, 1 a quick one; more is more of
+    each."""
+    return [scene for group in groups for scene in _GROUPS[group](Cast(clips), size)]
