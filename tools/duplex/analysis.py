@@ -50,10 +50,10 @@ def analyse(
         holes=sum(map(holes, found)),
         concealed_ms=sum(len(sound.pcm) for sound in sounds if sound.concealed) * 1000 / OUTPUT_RATE,
     )
-    for overlap in overlaps:
-        known = gains(overlap.reply, speak) if speak is not None and not overlap.ended else None
-        onset = overlap.said.onset
-        if known is not None and (at := known.ducked_after(onset, overlap.said.offset + 0.1)) is not None:
+    for overlap in overlaps if speak is not None else ():
+        onset, until = overlap.said.onset, overlap.said.offset + 0.1
+        known = gains(overlap.reply, onset, until, speak)
+        if known is not None and (at := known.ducked_after(onset)) is not None:
             analysis.duck_ms.append((at - onset) * 1000)
     if recording.group in _WORDS_MATTER:
         _compare_words(analysis, hear)

@@ -1,7 +1,7 @@
 """How loud a reply was made at each moment: its sound beside what the local engine's voice says of the same text.
 
-The voice makes the same sound of the same words each time, and a reply's packets leave one after the other without a
-gap, so frame by frame the two can be compared. For a voice that is not ours nothing is known.
+The voice makes the same sound of the same words each time, so packet by packet the two can be compared. Of a voice that
+is not ours nothing is known.
 """
 
 from __future__ import annotations
@@ -12,43 +12,42 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from omni_rt.engine.api import OUTPUT_RATE, Pcm
+from omni_rt.engine.api import Pcm
 from omni_rt.engine.local.clauses import ClauseCutter
 from omni_rt.engine.local.tts import Voice
 from tools.duplex.replies import HeardReply
 
-_FRAME = OUTPUT_RATE // 50
-# Below this, out of 32768, a frame of the voice says nothing of its gain.
+Wave = npt.NDArray[np.float64]
+
+# Below this, out of 32768, a packet of the voice says nothing of its gain.
 _QUIET = 150.0
-_SAME = 0.8
-_LATEST = OUTPUT_RATE // 10
-# A frame is ducked below this gain, and was not above the other.
+# So alike are two pieces of the same sound after Opus: many packets, and one of them.
+_SAME, _SAME_PACKET = 0.8, 0.6
+_BEFORE = 40
+# A packet is ducked below this gain, and one in full voice is not below the other.
 DUCKED, FULL = 0.6, 0.75
+# When it happened is not known better than this where the voice pauses.
+_LONGEST_GAP_S = 0.07
 
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """Of each packet of a reply, its arrival and its gain; NaN where the voice is silent."""
+    """Of packets of a reply, their arrival and their gain; NaN where the voice is silent."""
 
-    times: npt.NDArray[np.float64]
-    gains: npt.NDArray[np.float64]
+    times: Wave
+    gains: Wave
 
-    def ducked_after(self, at: float, until: float) -> float | None:
-        """When the first soft packet came after a moment at which the reply was in full voice. None if none came, or if
-        too little was said around it to tell when."""
+    def ducked_after(self, at: float) -> float | None:
+        """When the first soft packet came after a moment at which the reply was in full voice; None if none came, or if
+        the voice paused where it would tell."""
         known = ~np.isnan(self.gains)
         times, gains = self.times[known], self.gains[known]
-        before = gains[(times > at - 0.5) & (times <= at)]
-        if not len(before) or before[-1] < FULL:
-            return None
-        after = (times > at) & (times <= until)
-        soft = np.flatnonzero(after & (gains < DUCKED))
-        if not len(soft):
+        before = gains[times <= at]
+        soft = np.flatnonzero((times > at) & (gains < DUCKED))
+        if not len(before) or before[-1] < FULL or not len(soft):
             return None
         first = int(soft[0])
-        if first and times[first] - times[first - 1] > 0.07:
-            return None
-        return float(times[first])
+        return None if times[first] - times[first - 1] > _LONGEST_GAP_S else float(times[first])
 
 
 def local_speech() -> Callable[[str], Pcm]:
@@ -63,38 +62,39 @@ def local_speech() -> Callable[[str], Pcm]:
     return speak
 
 
-def gains(reply: HeardReply, speak: Callable[[str], Pcm]) -> Gains | None:
-    """None if the reply's sound is not what `speak` makes of its text."""
-    heard, known = reply.pcm.astype(np.float64), speak(reply.text).astype(np.float64)
-    lag = _lag(heard, known)
-    if lag is None:
+def gains(reply: HeardReply, around: float, until: float, speak: Callable[[str], Pcm]) -> Gains | None:
+    """Of the packets from 0.8 s before a moment on. None if their sound is not what `speak` makes of the text."""
+    packets = [sound for sound in reply.sounds if sound.at <= until]
+    here = sum(sound.at <= around for sound in packets)
+    packets = packets[max(0, here - _BEFORE) :]
+    here = min(here, _BEFORE)
+    if not here or len({len(packet.pcm) for packet in packets}) != 1:
         return None
-    count = min((len(heard) - lag) // _FRAME, len(known) // _FRAME)
-    if count < 5:
+    heard = np.array([packet.pcm for packet in packets], np.float64)
+    known = np.concatenate([np.zeros(_BEFORE * heard.shape[1]), speak(reply.text).astype(np.float64)])
+    place = _find(heard[:here].ravel(), known)
+    if place is None:
         return None
-    ours = known[: count * _FRAME].reshape(count, _FRAME)
-    theirs = heard[lag : lag + count * _FRAME].reshape(count, _FRAME)
-    level = np.sqrt(np.mean(ours**2, axis=1))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        gain = np.where(level > _QUIET, np.sqrt(np.mean(theirs**2, axis=1)) / level, np.nan)
-    packets = np.cumsum([0, *(len(sound.pcm) for sound in reply.sounds)])
-    number = np.searchsorted(packets, np.arange(count) * _FRAME + lag, side="right") - 1
-    times = np.array([sound.at for sound in reply.sounds])[np.minimum(number, len(reply.sounds) - 1)]
-    return Gains(times, gain)
+    whole = np.concatenate([known, np.zeros(heard.size)])[place : place + heard.size].reshape(heard.shape)
+    level, loud = _root_mean_square(whole), _root_mean_square(heard)
+    alike = np.sum(whole * heard, axis=1) > _SAME_PACKET * level * loud * heard.shape[1]
+    gain = np.where((level > _QUIET) & alike, loud / np.maximum(level, 1e-9), np.nan)
+    return Gains(np.array([packet.at for packet in packets]), gain)
 
 
-def _lag(heard: npt.NDArray[np.float64], known: npt.NDArray[np.float64]) -> int | None:
-    """Samples by which what was heard lies behind what is known, by the first half second of it."""
-    loud = np.flatnonzero(np.abs(known) > _QUIET)
-    if not len(loud):
+def _root_mean_square(frames: Wave) -> Wave:
+    mean: Wave = np.mean(frames**2, axis=1)
+    return np.sqrt(mean)
+
+
+def _find(part: Wave, known: Wave) -> int | None:
+    """Where in what is known a part that was heard lies."""
+    if len(known) < len(part) or float(np.max(np.abs(part), initial=0.0)) < _QUIET:
         return None
-    begin = max(0, int(loud[0]) - _FRAME)
-    part = known[begin : begin + OUTPUT_RATE // 2]
-    if len(part) < OUTPUT_RATE // 5 or len(heard) < begin + len(part):
-        return None
-    window = heard[begin : begin + len(part) + _LATEST]
-    products = np.correlate(window, part, mode="valid")
-    lag = int(np.argmax(products))
-    matched = window[lag : lag + len(part)]
-    norm = float(np.linalg.norm(matched) * np.linalg.norm(part))
-    return lag if norm and products[lag] / norm > _SAME else None
+    size = 1 << (len(known) + len(part)).bit_length()
+    products = np.fft.irfft(np.fft.rfft(known, size) * np.conj(np.fft.rfft(part, size)), size)
+    products = products[: len(known) - len(part) + 1]
+    energy = np.cumsum(np.concatenate([[0.0], known**2]))
+    norms = np.sqrt(np.maximum(energy[len(part) :] - energy[: -len(part)], 1.0)) * float(np.linalg.norm(part))
+    place = int(np.argmax(products / norms))
+    return place if products[place] / norms[place] > _SAME else None

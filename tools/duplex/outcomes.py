@@ -15,6 +15,8 @@ JUDGED_S = 1.5
 # A stopped reply that goes on within this time was resumed.
 _RESUMED_S = 3.0
 _LATE_S = 0.1
+# So little of a reply was left that nothing could be judged.
+_TOO_LITTLE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +92,17 @@ def overlap_outcomes(recording: Recording, heard: Sequence[HeardReply]) -> list[
 
 
 def _overlap(recording: Recording, heard: Sequence[HeardReply], said: Said, reply: HeardReply) -> OverlapOutcome:
-    assert reply.ended is not None or not reply.cleared
     limit = said.offset + JUDGED_S
-    stopped = reply.cleared and reply.ended is not None and said.onset <= reply.ended <= limit
+    stopped = _stopped(reply) and reply.ended is not None and said.onset <= reply.ended <= limit
     resumed = stopped and _resumed(recording, heard, reply)
-    last = reply.last_sound
-    ended = not reply.cleared and last is not None and last < said.onset + 0.5
-    stop_ms = None
-    if stopped and not resumed:
-        sounds = [sound for sound in [last] if sound is not None]
-        stop_ms = max(0.0, max(sounds, default=said.onset) - said.onset) * 1000
+    last = reply.last_sound or said.onset
+    ended = not _stopped(reply) and last < said.onset + _TOO_LITTLE_S
+    stop_ms = max(0.0, last - said.onset) * 1000 if stopped and not resumed else None
     return OverlapOutcome(said, reply, stopped, resumed, ended, stop_ms)
+
+
+def _stopped(reply: HeardReply) -> bool:
+    return reply.cleared and not reply.hushed
 
 
 def _resumed(recording: Recording, heard: Sequence[HeardReply], reply: HeardReply) -> bool:

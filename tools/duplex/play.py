@@ -19,7 +19,7 @@ from tests.support.loss_proxy import LossProxy
 from tools.duplex.echo import Echo
 from tools.duplex.microphone import ScriptedMicrophone, time_of
 from tools.duplex.policies import Policy
-from tools.duplex.recording import Event, Recording, Said, audible
+from tools.duplex.recording import HUSHED, Event, Recording, Said, audible
 from tools.duplex.scenes import Exchange, Scene
 from tools.duplex.serving import underruns
 from tools.duplex.sounds import Sound
@@ -29,8 +29,13 @@ _QUIET_S = 0.7
 _LONGEST_REPLY_S = 45.0
 # After this long without an answer a person would say something else.
 PATIENCE_S = 10.0
-# A reply sounds as long as its last sound is no older; pauses between its sentences are shorter.
-_SOUNDING_S = 0.5
+# A reply sounds as long as its last sound is no older.
+_SOUNDING_S = 0.2
+_DRY_S = 3.0
+# A reply that had to be asked for again is talked over so long after its first sound.
+_AGAIN_AT_S = 1.5
+# What follows a reply that was stopped is listened to so long.
+_STOPPED_S = 2.0
 
 
 async def play(scene: Scene, url: str, policy: Policy) -> Recording:
@@ -44,6 +49,8 @@ async def play(scene: Scene, url: str, policy: Policy) -> Recording:
             reader = asyncio.create_task(player.read_events())
             try:
                 await player.run()
+            except CallError as error:
+                player.recording.fault = str(error)
             finally:
                 player.recording.underruns = await asyncio.to_thread(underruns, url)
                 reader.cancel()
@@ -73,6 +80,7 @@ class _Player:
         self._skipped: list[Said] = []
         self._sounded_at = self._first_at = 0.0
         self._awaited_from: float | None = None
+        self._first: str | None = None
         self._speaking = False
         self._making: set[str] = set()
         self._playing: set[str] = set()
@@ -120,31 +128,46 @@ class _Player:
     # -- the script
 
     async def _exchange(self, number: int, exchange: Exchange) -> None:
-        await self._quiet()
-        self._awaited_from = None
-        _, end = self._say(exchange.turn, number, over=False)
-        await self._until_sample(end)
-        self._await_reply()
-        if not await self._reply_sounds():
-            return
-        first = self._first_at
+        answered = await self._begin(number, exchange)
         for cue in exchange.cues:
-            await asyncio.sleep(max(0.0, first + cue.after_s - time.perf_counter()))
-            if not self._reply_goes_on():
-                at = time.perf_counter() - self._microphone.times[0]
-                self._skipped.append(
-                    Said(cue.sound.name, cue.sound.kind, ((at, at),), number, True, made=cue.sound.made, skipped=True)
-                )
+            await self._until(self._first_at + cue.after_s)
+            if answered and not await self._reply_goes_on():
+                self._hush()
+                answered = await self._begin(number, exchange)
+                await self._until(self._first_at + _AGAIN_AT_S)
+            if not answered or not await self._reply_goes_on():
+                self._skip(cue.sound, number)
                 continue
             _, end = self._say(cue.sound, number, over=True)
             await self._until_sample(end)
         if exchange.listen_s is not None:
             await self._quiet(exchange.listen_s)
             self._hush()
+        elif self._first is not None and self._first not in self._playing:
+            await self._quiet(_STOPPED_S)
+            self._hush()
         await self._quiet(_LONGEST_REPLY_S)
         if not self._is_quiet():
             self._hush()
             await self._quiet(3.0)
+
+    async def _begin(self, number: int, exchange: Exchange) -> bool:
+        """Say or ask for what the reply is to; whether one sounds."""
+        await self._quiet()
+        self._awaited_from = None
+        if exchange.turn is not None:
+            _, end = self._say(exchange.turn, number, over=False)
+            await self._until_sample(end)
+        elif not self._gone:
+            content = [{"type": "input_text", "text": exchange.ask}]
+            item = {"type": "message", "role": "user", "content": content}
+            self.caller.send_event({"type": "conversation.item.create", "item": item})
+            self.caller.send_event({"type": "response.create"})
+        self._awaited_from, self._first_at, self._first = time.perf_counter(), 0.0, None
+        deadline = time.perf_counter() + PATIENCE_S
+        while not self._first_at and time.perf_counter() < deadline and not self._gone:
+            await self._microphone.beat()
+        return bool(self._first_at)
 
     def _say(self, sound: Sound, exchange: int, *, over: bool) -> tuple[int, int]:
         """The samples of its first and last sound."""
@@ -156,17 +179,21 @@ class _Player:
         while self._microphone.position < sample and not self._gone:
             await self._microphone.beat()
 
-    def _await_reply(self) -> None:
-        self._awaited_from, self._first_at = time.perf_counter(), 0.0
+    async def _until(self, at: float) -> None:
+        await asyncio.sleep(max(0.0, at - time.perf_counter()))
 
-    async def _reply_sounds(self) -> bool:
-        deadline = time.perf_counter() + PATIENCE_S
-        while not self._first_at and time.perf_counter() < deadline and not self._gone:
+    def _skip(self, sound: Sound, exchange: int) -> None:
+        at = time.perf_counter() - self._microphone.times[0]
+        self._skipped.append(Said(sound.name, sound.kind, ((at, at),), exchange, True, made=sound.made, skipped=True))
+
+    async def _reply_goes_on(self) -> bool:
+        """Whether a reply is being heard; one that has run dry may come back."""
+        deadline = time.perf_counter() + _DRY_S
+        while self._playing and time.perf_counter() < deadline and not self._gone:
+            if time.perf_counter() - self._sounded_at < _SOUNDING_S:
+                return True
             await self._microphone.beat()
-        return bool(self._first_at)
-
-    def _reply_goes_on(self) -> bool:
-        return bool(self._playing) and time.perf_counter() - self._sounded_at < _SOUNDING_S
+        return False
 
     def _is_quiet(self) -> bool:
         silent = time.perf_counter() - self._sounded_at > _QUIET_S
@@ -186,6 +213,7 @@ class _Player:
     def _hush(self) -> None:
         """The client ends what is being said."""
         if not self._gone:
+            self.recording.events.append(Event(time.perf_counter(), {"type": HUSHED}))
             if self._making:
                 self.caller.send_event({"type": "response.cancel"})
             if self._playing:
@@ -200,7 +228,7 @@ class _Player:
         if not arrival.concealed and audible(arrival.pcm) is not None:
             self._sounded_at = arrival.at
             if self._awaited_from is not None and not self._first_at and self._playing:
-                self._first_at = arrival.at
+                self._first_at, self._first = arrival.at, next(iter(self._playing))
 
     def _follow(self, event: dict[str, Any]) -> None:
         match event["type"]:

@@ -19,6 +19,8 @@ from tools.duplex.sounds import SoundKind
 
 # Decoded silence is below this, out of 32768; a voice is above it within its first milliseconds.
 AUDIBLE = 100
+# Among the server's events: here the client ended what was being said.
+HUSHED = "client.hushed"
 
 
 @dataclass(frozen=True, slots=True)

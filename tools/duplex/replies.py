@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 
 from omni_rt.engine.api import OUTPUT_RATE, Pcm
 from omni_rt.transport.caller import Arrival
-from tools.duplex.recording import Event, Recording, audible, joined
+from tools.duplex.recording import HUSHED, Event, Recording, audible, joined
 
 # Sound and the event that announces it come on two ways.
 _EARLY_S = 0.06
+# The client's word to stop is carried out within this.
+_OBEYED_S = 0.3
 
 
 @dataclass(slots=True)
 class HeardReply:
     """Times in seconds of the recording. `text` is all that was written of it, `sounds` what arrived, `kept` what the
-    server says was heard, None if it did not cut the reply, empty if it deleted it."""
+    server says was heard, None if it did not cut the reply, empty if it deleted it. `hushed`: the client cleared it."""
 
     id: str
     created: float
@@ -26,6 +28,7 @@ class HeardReply:
     started: float | None = None
     ended: float | None = None
     cleared: bool = False
+    hushed: bool = False
     kept: str | None = None
     sounds: list[Arrival] = field(default_factory=list)
 
@@ -60,8 +63,14 @@ def replies(recording: Recording) -> list[HeardReply]:
     """In the order in which they were created."""
     found: dict[str, HeardReply] = {}
     by_item: dict[str, HeardReply] = {}
+    hushed = float("-inf")
     for event in recording.events:
+        if event.type == HUSHED:
+            hushed = event.at
         _take(event, found, by_item)
+        ended = found.get(event.body.get("response_id", ""))
+        if event.type == "output_audio_buffer.cleared" and ended is not None:
+            ended.hushed = event.at - hushed < _OBEYED_S
     begun = [(reply.started, reply) for reply in found.values() if reply.started is not None]
     _share(recording.heard, sorted(begun, key=lambda pair: pair[0]))
     return list(found.values())

@@ -137,16 +137,15 @@ def _noise_rows(analyses: Sequence[Analysis], groups: Iterable[str]) -> list[Row
 
 def _echo_rows(analyses: Sequence[Analysis]) -> list[Row]:
     """Replies that their own echo stopped, and turns that it was taken for."""
-    interrupts = minutes = 0.0
-    count = 0
+    interrupts = count = 0
+    minutes = 0.0
     for each in analyses:
-        ends = [turn.said.offset for turn in each.turns]
-        for reply in each.replies:
-            count += 1
-            minutes += reply.sounding_seconds() / 60
-            interrupts += reply.cleared
-        turns = sum(event.type == "input_audio_buffer.committed" for event in each.recording.events)
-        interrupts += max(0, turns - len(ends) - sum(reply.cleared for reply in each.replies))
+        stopped = sum(reply.cleared and not reply.hushed for reply in each.replies)
+        turns = _turns_between(each, 0.0, each.recording.end)
+        count += len(each.replies)
+        minutes += sum(reply.sounding_seconds() for reply in each.replies) / 60
+        # nobody speaks here: a turn is the echo's, and one that stopped a reply is not counted again
+        interrupts += max(stopped, turns)
     return [
         Row("echo_interrupts", "count", count, value=interrupts),
         Row("echo_minutes", "min", count, value=round(minutes, 2)),

@@ -10,9 +10,24 @@ from tools.duplex.clips import Clip
 from tools.duplex.sounds import Sound, crowd, repeated, whole, with_pause
 
 SHORT = "Answer in at most four words."
-LONG = (
-    "You are a storyteller on the telephone. Whatever is said to you, tell a long story about it, in plain sentences. "
-    "Never ask a question, and never give a short answer."
+LONG = "You tell stories on the telephone, in plain sentences."
+# Written, not spoken: what is asked for is the same each time, whatever was understood.
+STORIES = tuple(
+    f"Tell me a story about {what}, in ten sentences."
+    for what in (
+        "a lighthouse keeper and a storm",
+        "two brothers who build a boat",
+        "a fox that learns to swim",
+        "the last train of the evening",
+        "a village without a clock",
+        "an old gardener and his apple tree",
+        "a letter that arrives too late",
+        "three children in a museum",
+        "a baker who cannot sleep",
+        "the bridge over the river",
+        "a dog that waits at the station",
+        "a painter in the mountains",
+    )
 )
 SHORT_TOKENS, LONG_TOKENS = 12, 64
 PAUSES_S = (0.3, 0.6, 1.0, 1.5)
@@ -34,10 +49,11 @@ class Cue:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Something said, the reply, and what is said over it. With `listen_s` the reply is cut off by the client so many
-    seconds after the last cue."""
+    """Something said, or asked for in writing, the reply, and what is said over it. With `listen_s` the reply is cut
+    off by the client so many seconds after the last cue. A reply that is gone before a cue is asked for again."""
 
-    turn: Sound
+    turn: Sound | None = None
+    ask: str = ""
     cues: tuple[Cue, ...] = ()
     listen_s: float | None = None
 
@@ -104,56 +120,59 @@ def _cough(cast: Cast, size: int) -> list[Scene]:
 
 def _over(cast: Cast, kind: str, times: Sequence[Sequence[float]], count: int, per_call: int) -> list[Scene]:
     exchanges = []
-    for number, turn in enumerate(cast.take("turn", count)):
+    for number in range(count):
         after = times[number % len(times)]
-        sounds = cast.take(kind, len(after))
-        exchanges.append(Exchange(whole(turn), tuple(Cue(whole(c), at) for c, at in zip(sounds, after, strict=False))))
+        cues = tuple(Cue(whole(c), at) for c, at in zip(cast.take(kind, len(after)), after, strict=False))
+        exchanges.append(Exchange(ask=_story(number), cues=cues))
     return _calls(kind, exchanges, per_call, LONG, LONG_TOKENS)
 
 
 def _interruption(cast: Cast, size: int) -> list[Scene]:
-    count = 16 * size // 4
-    pairs = zip(cast.take("turn", count), cast.take("interruption", count), cycle(_INTERRUPTED_AT_S), strict=False)
-    exchanges = [Exchange(whole(turn), (Cue(whole(over), at),), 3.5) for turn, over, at in pairs]
+    sounds = zip(cast.take("interruption", 16 * size // 4), cycle(_INTERRUPTED_AT_S), strict=False)
+    exchanges = [
+        Exchange(ask=_story(number), cues=(Cue(whole(over), at),), listen_s=3.5)
+        for number, (over, at) in enumerate(sounds)
+    ]
     return _calls("interruption", exchanges, 4, LONG, LONG_TOKENS)
 
 
 def _typing(cast: Cast, size: int) -> list[Scene]:
-    made = [repeated(clip, 9.0) for clip in cast.take("typing", max(1, size // 2))]
-    return _noise(cast, "typing", made)
+    return _noise("typing", [repeated(clip, 9.0) for clip in cast.take("typing", max(1, size // 2))])
 
 
 def _crowd(cast: Cast, size: int) -> list[Scene]:
-    return _noise(cast, "crowd", [crowd(cast.of("turn"), 9.0, seed) for seed in range(max(1, size // 2))])
+    return _noise("crowd", [crowd(cast.of("turn"), 9.0, seed) for seed in range(max(1, size // 2))])
 
 
-def _noise(cast: Cast, group: str, sounds: Sequence[Sound]) -> list[Scene]:
+def _noise(group: str, sounds: Sequence[Sound]) -> list[Scene]:
+    exchanges = [
+        Exchange(ask=_story(number), cues=(Cue(sound, 1.0),), listen_s=2.0) for number, sound in enumerate(sounds)
+    ]
     return [
-        Scene(
-            f"{group}-{number}", group, (Exchange(whole(turn), (Cue(sound, 1.0),), 2.0),), LONG, LONG_TOKENS, idle=sound
-        )
-        for number, (sound, turn) in enumerate(zip(sounds, cast.take("turn", len(sounds)), strict=True))
-    ]  # fmt: skip
+        Scene(f"{group}-{number}", group, (exchange,), LONG, LONG_TOKENS, idle=exchange.cues[0].sound)
+        for number, exchange in enumerate(exchanges)
+    ]
 
 
-def _echo(cast: Cast, size: int) -> list[Scene]:
-    scenes = []
-    for level in ECHO_DB:
-        exchanges = tuple(Exchange(whole(clip)) for clip in cast.take("turn", max(1, size // 2)))
-        scenes.append(Scene(f"echo{level:g}dB", "echo", exchanges, LONG, LONG_TOKENS, echo_db=level))
-    return scenes
+def _echo(_: Cast, size: int) -> list[Scene]:
+    exchanges = tuple(Exchange(ask=_story(number)) for number in range(max(1, size // 2)))
+    return [Scene(f"echo{level:g}dB", "echo", exchanges, LONG, LONG_TOKENS, echo_db=level) for level in ECHO_DB]
 
 
 def _loss(cast: Cast, size: int) -> list[Scene]:
-    turns = [Exchange(whole(clip)) for clip in cast.take("turn", 4 * size // 4)]
-    long = [
-        Exchange(whole(turn), (Cue(whole(over), 2.5),), 3.5)
-        for turn, over in zip(cast.take("turn", 1), cast.take("interruption", 1), strict=True)
-    ]
+    turns = tuple(Exchange(whole(clip)) for clip in cast.take("turn", 4 * size // 4))
+    over = tuple(
+        Exchange(ask=_story(number), cues=(Cue(whole(clip), 2.5),), listen_s=3.5)
+        for number, clip in enumerate(cast.take("interruption", max(1, size // 2)))
+    )
     return [
-        Scene("loss-0", "loss", tuple(turns), loss=LOSS),
-        Scene("loss-1", "loss", tuple(long), LONG, LONG_TOKENS, loss=LOSS),
+        Scene("loss-0", "loss", turns, loss=LOSS),
+        Scene("loss-1", "loss", over, LONG, LONG_TOKENS, loss=LOSS),
     ]
+
+
+def _story(number: int) -> str:
+    return STORIES[number % len(STORIES)]
 
 
 def _calls(
