@@ -103,14 +103,12 @@ def _kept_rows(analyses: Sequence[Analysis], groups: Iterable[str]) -> list[Row]
     if "backchannel" in played:
         recorded = [each for each in _judged(_of(analyses, "backchannel"), "backchannel") if not each.said.made]
         rows.append(_rate("backchannel_kept_recorded", [each.kept for each in recorded]))
-    off = [words for each in _of(analyses, *played) for over, words in each.words_off if over]
-    undisturbed = [words for each in analyses for over, words in each.words_off if not over]
+    off = [float(words) for each in _of(analyses, *played) for over, words in each.words_off if over]
     return [
         *rows,
         Row("backchannel_skipped", "count", sum(map(len, kept.values())), value=_skipped(analyses, *played)),
         _rate("resume_exact", [words <= _RECOGNISERS_OWN for words in off]),
         Row.of("resume_words_off", "words", off),
-        Row.of("undisturbed_words_off", "words", undisturbed),
     ]
 
 
@@ -168,9 +166,10 @@ def _whole_rows(analyses: Sequence[Analysis]) -> list[Row]:
     ran_dry = sum(each.recording.underruns for each in analyses)
     faults = [bool(each.recording.fault) for each in analyses]
     count = sum(len(each.replies) for each in analyses)
-    rows = [Row.of("heard_text_error_words", "words", errors)] if errors else []
+    undisturbed = [float(words) for each in analyses for over, words in each.words_off if not over]
+    rows = [("heard_text_error_words", errors), ("undisturbed_words_off", undisturbed)]
     return [
-        *rows,
+        *(Row.of(name, "words", measured) for name, measured in rows if measured),
         Row("glitches", "count", count, value=holes + ran_dry),
         _rate("broken_conversations", faults),
     ]
