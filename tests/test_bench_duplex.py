@@ -192,7 +192,7 @@ def test_a_full_run_has_every_pause_and_both_ways_of_speaking_over(clips: list[C
     pauses = [e.turn.pause_s for scene in script if scene.group == "pause" for e in scene.exchanges if e.turn]
     assert {pause: pauses.count(pause) for pause in PAUSES_S} == dict.fromkeys(PAUSES_S, 4)
     cues = [cue.sound for scene in script for exchange in scene.exchanges for cue in exchange.cues]
-    assert sum(cue.kind in ("backchannel", "cough") for cue in cues) >= 36
+    assert sum(cue.kind in ("backchannel", "cough") for cue in cues) >= 33
     assert {cue.made for cue in cues if cue.kind == "backchannel"} == {False, True}
 
 

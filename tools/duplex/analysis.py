@@ -16,9 +16,12 @@ from tools.duplex.replies import HeardReply, replies
 
 # Packets come every 20 ms; one that comes so much later than it should leaves a hole in what is heard.
 _HOLE_S = 0.04
+# What is softer so long after the end of what was said over it was softened by that.
+_DUCKED_S = 0.1
+_WORDS_MATTER = ("wait", "backchannel", "cough", "interruption", "typing", "crowd", "loss")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Analysis:
     """Of one conversation. `duck_ms`: from the onset of an overlap to the first softer packet, where the reply's gain
     can be told. `words_off`: of replies that were heard whole, by whether something was said over them.
@@ -50,17 +53,18 @@ def analyse(
         holes=sum(map(holes, found)),
         concealed_ms=sum(len(sound.pcm) for sound in sounds if sound.concealed) * 1000 / OUTPUT_RATE,
     )
-    for overlap in overlaps if speak is not None else ():
-        onset, until = overlap.said.onset, overlap.said.offset + 0.1
-        known = gains(overlap.reply, onset, until, speak)
-        if known is not None and (at := known.ducked_after(onset)) is not None:
-            analysis.duck_ms.append((at - onset) * 1000)
+    if speak is not None:
+        analysis.duck_ms.extend(ms for overlap in overlaps if (ms := _duck_ms(overlap, speak)) is not None)
     if recording.group in _WORDS_MATTER:
         _compare_words(analysis, hear)
     return analysis
 
 
-_WORDS_MATTER = ("wait", "backchannel", "cough", "interruption", "typing", "crowd", "loss")
+def _duck_ms(overlap: OverlapOutcome, speak: Callable[[str], Pcm]) -> float | None:
+    onset = overlap.said.onset
+    known = gains(overlap.reply, onset, overlap.said.offset + _DUCKED_S, speak)
+    at = None if known is None else known.ducked_after(onset)
+    return None if at is None else (at - onset) * 1000
 
 
 def _compare_words(analysis: Analysis, hear: Callable[[HeardReply], Sequence[str]]) -> None:

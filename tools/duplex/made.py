@@ -47,7 +47,8 @@ def _voice(pitch: float, glide: float, seconds: float, formants: tuple[int, ...]
         frequency = harmonic * float(np.mean(pitches))
         gain = sum(1 / (1 + ((frequency - f) / 130.0) ** 2) / (1 + n) for n, f in enumerate(formants))
         wave += gain * np.sin(2 * np.pi * harmonic * phase)
-    return wave / np.max(np.abs(wave)) * np.sin(np.linspace(0.15, np.pi - 0.15, count)) ** 0.5
+    wave *= np.sin(np.linspace(0.15, np.pi - 0.15, count)) ** 0.5 / np.max(np.abs(wave))
+    return wave
 
 
 def _noise(rng: np.random.Generator, seconds: float, formants: tuple[int, ...], decay_s: float) -> Wave:
@@ -55,8 +56,9 @@ def _noise(rng: np.random.Generator, seconds: float, formants: tuple[int, ...], 
     spectrum = np.fft.rfft(rng.normal(0, 1, count))
     frequencies = np.fft.rfftfreq(count, 1 / INPUT_RATE)
     shape = 0.08 + sum(np.exp(-(((frequencies - f) / 350.0) ** 2)) for f in formants)
-    wave = np.fft.irfft(spectrum * shape, count)
-    return wave / np.max(np.abs(wave)) * np.exp(-np.arange(count) / (decay_s * INPUT_RATE))
+    wave: Wave = np.fft.irfft(spectrum * shape, count)
+    wave *= np.exp(-np.arange(count) / (decay_s * INPUT_RATE)) / np.max(np.abs(wave))
+    return wave
 
 
 def _join(parts: list[Wave]) -> Wave:

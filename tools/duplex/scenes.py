@@ -37,6 +37,7 @@ _BACKCHANNELS_AT_S = ((1.0, 4.2, 7.4, 10.6), (2.1, 5.6, 8.8, 12.0))
 _COUGHS_AT_S = ((1.5, 5.0, 8.5), (2.6, 6.2, 9.8))
 ECHO_DB = (-20.0, -30.0)
 LOSS = 0.05
+NOISE_S = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,8 @@ class Cast:
 
 
 def _wait(cast: Cast, size: int) -> list[Scene]:
-    turns = [Exchange(whole(clip)) for clip in cast.take("turn", 12 * size // 4)]
-    return _calls("wait", turns, 6)
+    turns = [Exchange(whole(clip)) for clip in cast.take("turn", 8 * size // 4)]
+    return _calls("wait", turns, 4)
 
 
 def _pause(cast: Cast, size: int) -> list[Scene]:
@@ -107,7 +108,7 @@ def _pause(cast: Cast, size: int) -> list[Scene]:
 
 
 def _answer(cast: Cast, size: int) -> list[Scene]:
-    return _calls("answer", [Exchange(whole(clip)) for clip in cast.take("answer", 8 * size // 4)], 8)
+    return _calls("answer", [Exchange(whole(clip)) for clip in cast.take("answer", 6 * size // 4)], 6)
 
 
 def _backchannel(cast: Cast, size: int) -> list[Scene]:
@@ -115,7 +116,7 @@ def _backchannel(cast: Cast, size: int) -> list[Scene]:
 
 
 def _cough(cast: Cast, size: int) -> list[Scene]:
-    return _over(cast, "cough", _COUGHS_AT_S, 4 * size // 4, 2)
+    return _over(cast, "cough", _COUGHS_AT_S, max(1, 3 * size // 4), 2)
 
 
 def _over(cast: Cast, kind: str, times: Sequence[Sequence[float]], count: int, per_call: int) -> list[Scene]:
@@ -128,7 +129,7 @@ def _over(cast: Cast, kind: str, times: Sequence[Sequence[float]], count: int, p
 
 
 def _interruption(cast: Cast, size: int) -> list[Scene]:
-    sounds = zip(cast.take("interruption", 16 * size // 4), cycle(_INTERRUPTED_AT_S), strict=False)
+    sounds = zip(cast.take("interruption", 14 * size // 4), cycle(_INTERRUPTED_AT_S), strict=False)
     exchanges = [
         Exchange(ask=_story(number), cues=(Cue(whole(over), at),), listen_s=3.5)
         for number, (over, at) in enumerate(sounds)
@@ -137,11 +138,11 @@ def _interruption(cast: Cast, size: int) -> list[Scene]:
 
 
 def _typing(cast: Cast, size: int) -> list[Scene]:
-    return _noise("typing", [repeated(clip, 9.0) for clip in cast.take("typing", max(1, size // 2))])
+    return _noise("typing", [repeated(clip, NOISE_S) for clip in cast.take("typing", max(1, size // 2))])
 
 
 def _crowd(cast: Cast, size: int) -> list[Scene]:
-    return _noise("crowd", [crowd(cast.of("turn"), 9.0, seed) for seed in range(max(1, size // 2))])
+    return _noise("crowd", [crowd(cast.of("turn"), NOISE_S, seed) for seed in range(max(1, size // 2))])
 
 
 def _noise(group: str, sounds: Sequence[Sound]) -> list[Scene]:

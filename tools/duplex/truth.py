@@ -28,7 +28,8 @@ def levels(pcm: Pcm) -> npt.NDArray[np.float64]:
     starts = np.arange(0, max(1, len(pcm) - _FRAME + 1), HOP)
     ends = np.minimum(starts + _FRAME, len(pcm))
     power = (squares[ends] - squares[starts]) / np.maximum(1, ends - starts)
-    return 10 * np.log10(np.maximum(power, 1e-3))
+    level: npt.NDArray[np.float64] = 10 * np.log10(np.maximum(power, 1e-3))
+    return level
 
 
 def bounds(pcm: Pcm) -> tuple[int, int]:
