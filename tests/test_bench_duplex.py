@@ -21,7 +21,7 @@ from tools.duplex.echo import DELAY_S, Echo
 from tools.duplex.heard_words import heard_text_error, words_covered
 from tools.duplex.microphone import FRAME, ROOM_LEVEL, ScriptedMicrophone, time_of
 from tools.duplex.policies import OURS, PEERS
-from tools.duplex.recording import HUSHED, Event, Recording, Said
+from tools.duplex.recording import FORGOT, HUSHED, Event, Recording, Said
 from tools.duplex.replies import HeardReply, replies
 from tools.duplex.rows import rows_of
 from tools.duplex.scenes import GROUPS, PAUSES_S, scenes
@@ -464,6 +464,16 @@ def test_packets_belong_to_the_reply_that_was_announced_last() -> None:
     assert first.last_sound == pytest.approx(2.0, abs=0.001)
     assert second.first_sound == pytest.approx(2.5, abs=0.001)
     assert second.sounding_seconds(3.0, 9.0) == pytest.approx(1.0, abs=0.001)
+
+
+def test_what_the_client_deletes_was_heard_all_the_same() -> None:
+    made = Made("interruption")
+    made.reply(0.5, 1.0, 3.25, cleared=True)
+    made.tell(5.0, FORGOT, item_id="i1")
+    made.tell(5.1, "conversation.item.deleted", item_id="i1")
+    made.reply(6.5, 7.0, 8.0, cleared=True)
+    made.tell(8.2, "conversation.item.deleted", item_id="i2")
+    assert [reply.kept for reply in replies(made.done())] == [None, ""]
 
 
 def test_the_picture_tells_what_was_said_and_what_came_of_it() -> None:

@@ -19,7 +19,7 @@ from tests.support.loss_proxy import LossProxy
 from tools.duplex.echo import Echo
 from tools.duplex.microphone import ScriptedMicrophone, time_of
 from tools.duplex.policies import Policy
-from tools.duplex.recording import HUSHED, Event, Recording, Said, audible
+from tools.duplex.recording import FORGOT, HUSHED, Event, Recording, Said, audible
 from tools.duplex.scenes import Exchange, Scene
 from tools.duplex.serving import underruns
 from tools.duplex.sounds import Sound
@@ -81,6 +81,7 @@ class _Player:
         self._sounded_at = self._first_at = 0.0
         self._awaited_from: float | None = None
         self._first: str | None = None
+        self._items: list[str] = []
         self._speaking = False
         self._making: set[str] = set()
         self._playing: set[str] = set()
@@ -159,6 +160,7 @@ class _Player:
             _, end = self._say(exchange.turn, number, over=False)
             await self._until_sample(end)
         elif not self._gone:
+            self._forget()
             content = [{"type": "input_text", "text": exchange.ask}]
             item = {"type": "message", "role": "user", "content": content}
             self.caller.send_event({"type": "conversation.item.create", "item": item})
@@ -168,6 +170,13 @@ class _Player:
         while not self._first_at and time.perf_counter() < deadline and not self._gone:
             await self._microphone.beat()
         return bool(self._first_at)
+
+    def _forget(self) -> None:
+        """Delete the conversation: the chat model takes a story that was cut off for the way to tell the next one."""
+        for item in self._items:
+            self.recording.events.append(Event(time.perf_counter(), {"type": FORGOT, "item_id": item}))
+            self.caller.send_event({"type": "conversation.item.delete", "item_id": item})
+        self._items.clear()
 
     def _say(self, sound: Sound, exchange: int, *, over: bool) -> tuple[int, int]:
         """The samples of its first and last sound."""
@@ -236,6 +245,10 @@ class _Player:
                 self._speaking = True
             case "input_audio_buffer.speech_stopped" | "input_audio_buffer.committed":
                 self._speaking = False
+            case "conversation.item.added":
+                self._items.append(event["item"]["id"])
+            case "conversation.item.deleted":
+                self._items = [item for item in self._items if item != event["item_id"]]
             case "response.created":
                 self._making.add(event["response"]["id"])
             case "response.done":

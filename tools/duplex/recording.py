@@ -21,6 +21,8 @@ from tools.duplex.sounds import SoundKind
 AUDIBLE = 100
 # Among the server's events: here the client ended what was being said.
 HUSHED = "client.hushed"
+# And here it deleted the item named by `item_id`.
+FORGOT = "client.forgot"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from omni_rt.engine.api import OUTPUT_RATE, Pcm
 from omni_rt.transport.caller import Arrival
-from tools.duplex.recording import HUSHED, Event, Recording, audible, joined
+from tools.duplex.recording import FORGOT, HUSHED, Event, Recording, audible, joined
 
 # Sound and the event that announces it come on two ways.
 _EARLY_S = 0.06
@@ -67,6 +67,8 @@ def replies(recording: Recording) -> list[HeardReply]:
     for event in recording.events:
         if event.type == HUSHED:
             hushed = event.at
+        if event.type == FORGOT:
+            by_item.pop(event.body["item_id"], None)
         _take(event, found, by_item)
         ended = found.get(event.body.get("response_id", ""))
         if event.type == "output_audio_buffer.cleared" and ended is not None:

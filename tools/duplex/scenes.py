@@ -10,7 +10,10 @@ from tools.duplex.clips import Clip
 from tools.duplex.sounds import Sound, crowd, repeated, whole, with_pause
 
 SHORT = "Answer in at most four words."
-LONG = "You tell stories on the telephone, in plain sentences."
+LONG = (
+    "You tell stories on the telephone, in plain sentences. Begin at once with what happens, on what day and in what "
+    "weather, never with 'Once upon a time'."
+)
 # Written, not spoken: what is asked for is the same each time, whatever was understood.
 STORIES = tuple(
     f"Tell me a story about {what}, in ten sentences."
