@@ -163,6 +163,23 @@ def test_the_echos_level_is_that_of_noise() -> None:
     assert 20 * np.log10(np.std(np.concatenate(caught[20:])) / 3000) == pytest.approx(-20.0, abs=1.5)
 
 
+def test_jitter_leaves_the_echo_whole() -> None:
+    """Packets and frames that are a few ms early or late make no holes in it."""
+    echo, rng = Echo(-20.0), np.random.default_rng(4)
+    voice = np.repeat(rng.normal(0, 3000, 150 * PACKET // 8), 8).reshape(150, PACKET).astype(np.int16)
+    caught = []
+    for number, packet in enumerate(voice):
+        caught.append(echo.take(number * 0.02 + rng.uniform(0, 0.008)))
+        echo.hear(number * 0.02 + rng.uniform(0, 0.008), packet)
+    steady, again = Echo(-20.0), []
+    for number, packet in enumerate(voice):
+        again.append(steady.take(number * 0.02 + 0.004))
+        steady.hear(number * 0.02 + 0.004, packet)
+    wave, still = np.concatenate(caught)[8000:40000], np.concatenate(again)
+    best = max(np.corrcoef(wave, still[8000 + lag : 40000 + lag])[0, 1] for lag in range(-160, 161))
+    assert best > 0.9
+
+
 def test_a_crowd_is_softer_than_the_speaker_and_the_same_each_time(clips: list[Clip]) -> None:
     turns = [clip for clip in clips if clip.kind == "turn"]
     sound = crowd(turns, 3.0, seed=1)

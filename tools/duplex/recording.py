@@ -19,6 +19,8 @@ from tools.duplex.sounds import SoundKind
 
 # Decoded silence is below this, out of 32768; a voice is above it within its first milliseconds.
 AUDIBLE = 100
+# A frame that left no more off than this follows the frame before it.
+_JITTER = INPUT_RATE * 6 // 100
 # Among the server's events: here the client ended what was being said.
 HUSHED = "client.hushed"
 # And here it deleted the item named by `item_id`.
@@ -105,10 +107,14 @@ class Recording:
         """What was said and what was received, both 16 kHz from the start of the clock on."""
         count = round((self.end + 0.1) * INPUT_RATE)
         left, right = np.zeros(count, np.int16), np.zeros(count, np.int16)
+        end = 0
         for at, pcm in self.microphone:
             begin = round(at * INPUT_RATE) - FRAME
+            if abs(begin - end) <= _JITTER:
+                begin = end
+            end = begin + len(pcm)
             if 0 <= begin <= count - len(pcm):
-                left[begin : begin + len(pcm)] = pcm
+                left[begin:end] = pcm
         tape = Tape()
         tape.start(0.0)
         for arrival in self.heard:
