@@ -63,7 +63,7 @@ def test_a_third_of_the_clips_of_each_kind_is_kept(clips: list[Clip]) -> None:
         assert abs(of_kind[0] - of_kind[1] / 3) <= 1, kind
 
 
-def test_listed_times_are_those_of_the_energy_but_where_a_person_corrected_them(clips: list[Clip]) -> None:
+def test_listed_times_are_those_of_the_energy_but_where_they_were_corrected(clips: list[Clip]) -> None:
     listed = {entry["name"]: entry for entry in json.loads((FOLDER / LIST).read_text("utf-8"))}
     for clip in clips:
         if listed[clip.name].get("by") != "hand":

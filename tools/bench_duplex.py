@@ -1,6 +1,6 @@
 """How a running server takes turns: scripted conversations of recorded speech, beside the peers' policy.
 
-    python tools/bench_duplex.py --json docs/benchmarks/duplex_local.json --pictures /tmp/duplex
+    python tools/bench_duplex.py --json docs/benchmarks/duplex_local.json --pictures DIR
     python tools/bench_duplex.py --only wait,pause --quick
 
 Starts `omni-rt serve` twice on loopback, once as it comes and once with the peers' policy (Silero, 500 ms of silence,

@@ -1,7 +1,7 @@
 """Where in a clip its sound begins and ends, found by energy.
 
-Every time that is measured hangs on this. What is found stands in `clips.json`, where a person has corrected it on a
-spectrogram: noise of the recording is found and is no speech.
+Every time that is measured hangs on this. What is found stands in `clips.json`, where it was corrected by hand if
+noise of the recording or a synthetic voice's decay had been taken for speech.
 """
 
 from __future__ import annotations
