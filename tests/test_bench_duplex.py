@@ -215,10 +215,13 @@ def test_a_full_run_has_every_pause_and_both_ways_of_speaking_over(clips: list[C
 
 def test_the_peers_policy_is_500_ms_of_silence_and_any_speech() -> None:
     session = PEERS.session("be brief", 12)
-    policy = duplex_policy(WireSession.model_validate(session), load(overrides=PEERS.overrides).turn)
+    settings = load(overrides=PEERS.overrides)
+    policy = duplex_policy(WireSession.model_validate(session), settings.turn, overhears=True)
     assert policy.turns is not None
     assert (policy.turns.fixed_silence_ms, policy.turns.threshold, policy.turns.speculate_ms) == (500, 0.5, 0)
-    assert policy.interrupt_ms <= policy.turns.onset_ms
+    assert policy.overlap.interrupt_ms <= policy.turns.onset_ms
+    assert not policy.overlap.by_words
+    assert not settings.media.echo
     assert "audio" not in OURS.session("be brief", 12)
 
 

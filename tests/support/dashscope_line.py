@@ -61,7 +61,7 @@ class _Transport(KeptTransport):
         self._carry(generation, pcm)
         super().send_audio(generation, pcm)
         generation, length_ms = self.queue.pop()
-        self.listener.on_sent(SentAudio(generation, self.reply_ms.get(generation, 0.0), self.stream_ms, length_ms))
+        self.listener.on_sent(SentAudio(generation, self.reply_ms.get(generation, 0.0), self.stream_ms, length_ms, pcm))
         self.reply_ms[generation] = self.reply_ms.get(generation, 0.0) + length_ms
         self.stream_ms += length_ms
 

@@ -109,7 +109,7 @@ class PlayingTransport(KeptTransport):
                 generation, ms = self.queue.pop(0)
                 at = self.reply_ms.get(generation, 0.0)
                 self.reply_ms = {generation: at + ms}
-                self.listener.on_sent(SentAudio(generation, at, self.stream_ms, ms))
+                self.listener.on_sent(SentAudio(generation, at, self.stream_ms, ms, np.zeros(round(ms * 24), np.int16)))
                 self.stream_ms += ms
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ class Policy:
 OURS = Policy("ours")
 
 # Silero at 0.5, a turn ends after 500 ms of silence, and what opens a turn (96 ms, as with ours) stops a reply at once.
-# No speculation, no ducking: duck_gain 1 leaves the reply as loud as it was.
+# No speculation, no ducking (duck_gain 1 leaves the reply as loud as it was), no words, no echo taken out.
 PEERS = Policy(
     "policy",
     (
@@ -36,6 +36,8 @@ PEERS = Policy(
         "turn.interrupt_ms=64",
         "turn.speculate_ms=0",
         "turn.duck_gain=1.0",
+        "turn.by_words=false",
+        "media.echo=false",
     ),
     {
         "type": "server_vad",
