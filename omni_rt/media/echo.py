@@ -18,7 +18,7 @@ from omni_rt.media.echo_delay import Delay
 from omni_rt.media.playback import BINS, DECAY, FRAME, HOP, Complex, Playback, Real, fingerprints, frames_of, powers, window
 from omni_rt.media.vad import WINDOW
 
-_LAGS = 128
+_LAGS = 256
 _WINDOW = window(FRAME)
 
 # Power of a line of white noise of amplitude 1; what counts as nothing in the microphone and in a reply.

@@ -134,8 +134,8 @@ class Playback:
         self._least = least
         self._kept = lags + 1
         # rows are written one after the other and moved down seldom, so that the latest always lie together
-        self._power = np.zeros((8 * lags, BINS), np.float32)
-        self._prints = np.zeros((8 * lags, _LINES.stop - _LINES.start), np.float32)
+        self._power = np.zeros((4 * lags, BINS), np.float32)
+        self._prints = np.zeros((4 * lags, _LINES.stop - _LINES.start), np.float32)
         self._before = np.zeros(_REPLY_HOP, np.float32)
         self._tail = np.zeros(BINS, np.float32)
         self.clear()
