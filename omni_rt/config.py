@@ -69,7 +69,19 @@ class ServerSettings(Section):
         0.0, ge=0.0, le=604_800.0, description="seconds after which any session ends; 0: no limit"
     )
     max_event_bytes: int = Field(15 * 2**20, ge=1024, le=64 * 2**20, description="largest client event")
-    max_buffered_audio_s: int = Field(300, ge=10, le=1800, description="longest utterance kept")
+    max_append_bytes: int = Field(
+        10 * 2**20, ge=1024, le=48 * 2**20, description="largest audio of one append, in bytes before base64"
+    )
+    max_buffered_audio_s: int = Field(
+        300, ge=10, le=1800, description="longest utterance kept, and most audio that waits for the client's commit"
+    )
+    max_items: int = Field(1000, ge=10, le=100_000, description="most items of a conversation")
+    max_item_characters: int = Field(
+        100_000, ge=1000, le=2**20, description="most text of an item that a client makes, in characters"
+    )
+    max_item_bytes: int = Field(
+        10 * 2**20, ge=1024, le=64 * 2**20, description="most sound and pictures of such an item, in bytes of base64"
+    )
     silent_transport_s: float = Field(
         10.0, ge=1.0, le=120.0, description="seconds without any packet after which a WebRTC client counts as gone"
     )
@@ -144,10 +156,20 @@ class TurnSettings(Section):
     onset_ms: int = Field(96, ge=32, le=500, description="speech needed to open an utterance")
     pre_roll_ms: int = Field(300, ge=0, le=2000, description="audio kept from before the onset")
     check_silence_ms: int = Field(128, ge=64, le=2000, description="silence after which the end of turn is judged")
-    speculate_ms: int = Field(0, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
+    speculate_ms: int = Field(96, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
     complete_score: float = Field(0.5, ge=0.0, le=1.0, description="end-of-turn score that ends the turn at once")
     silence_limit_ms: int = Field(1600, ge=200, le=10000, description="silence that ends a turn whatever the score")
-    interrupt_ms: int = Field(224, ge=64, le=2000, description="speech over a reply that counts as an interruption")
+    interrupt_ms: int = Field(
+        224,
+        ge=64,
+        le=2000,
+        description="speech over a reply that interrupts it where its words are unknown",
+    )
+    by_words: bool = Field(
+        True, description="let the words of speech over a reply decide what it is, with engines that can tell them"
+    )
+    hold_ms: int = Field(160, ge=64, le=2000, description="speech over a reply that holds it until that is decided")
+    duck_ms: int = Field(32, ge=32, le=500, description="sound over a reply, perhaps speech, that makes it softer")
     duck_gain: float = Field(0.2, ge=0.0, le=1.0, description="loudness of the reply while an overlap is judged")
 
 

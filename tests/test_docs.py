@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from omni_rt.config import QwenSettings, ServerSettings
+from omni_rt.realtime.dashscope.client_events import ClientEvents
+from omni_rt.realtime.dashscope.settings import KEPT, REFUSED, SessionUpdate
 from omni_rt.realtime.settings import WireSession
 from omni_rt.server.calls import HTTP_STATUS
 from tests.support.strict_events import ADDITIONS
@@ -52,6 +54,23 @@ def test_the_protocols_page_names_what_is_taken_without_effect() -> None:
     roots = {name for name in named if "." not in name and name != "language"}
     assert roots <= set(WireSession.model_fields)
     assert len(roots) == 4
+
+
+def test_the_protocols_page_names_every_setting_of_the_dashscope_dialect() -> None:
+    table = rows("protocol.md", "The DashScope dialect")
+    named = re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table))
+    assert sorted(named) == sorted(SessionUpdate.model_fields)
+    without_effect = next(row for row in table if "without effect" in row).split("|")[1]
+    assert {*re.findall(r"`(\w+)`", without_effect)} == {*KEPT} - {"turn_detection", "max_tokens"}
+    refused = next(row for row in table if "| refused |" in row).split("|")[1]
+    assert {*re.findall(r"`(\w+)`", refused)} == REFUSED.keys()
+
+
+def test_the_protocols_page_names_every_client_event_of_the_dashscope_dialect() -> None:
+    text = section("protocol.md", "The DashScope dialect").partition("Client events are")[2].partition("|")[0]
+    named = re.findall(r"`([\w.]+)`", text)
+    whole = [f"input_audio_buffer{name}" if name.startswith(".") else name for name in named]
+    assert whole == ClientEvents(()).kinds
 
 
 def test_the_networks_page_names_every_setting() -> None:

@@ -296,6 +296,37 @@ async def test_speech_and_pictures_are_restored(open_session: Open) -> None:
     assert normalise(listener.finals["said"]) == normalise(clip("goforward").words)
 
 
+async def test_a_clip_is_overheard_beside_a_reply_and_changes_nothing(open_session: Open) -> None:
+    question = "Count from one to twelve in words."
+    alone, _ = await open_session()
+    expected = await ask(alone, 1, question)
+    session, listener = await open_session()
+    session.append_text(question, "user", "q")
+    chunks = session.respond(RespondOptions(1))
+    begun = await anext(chunks)
+    assert normalise(await session.overhear(spoken("Stop."))) == ["stop"]
+    assert await session.overhear(silence(0.3)) == ""
+    forgotten = asyncio.ensure_future(session.overhear(spoken("Hold on.")))
+    await asyncio.sleep(0)
+    forgotten.cancel()
+    made = await collect(chunks)
+    assert isinstance(begun, TextDelta)
+    assert begun.text + made.text == expected.text
+    assert made.end.reason == "completed"
+    assert await prompt(session) == await prompt(alone)
+    assert (listener.partials, listener.finals, listener.errors) == ([], {}, [])
+    for clip_ms in (50, 3100):
+        with pytest.raises(EngineError) as bad:
+            await session.overhear(silence(clip_ms / 1000))
+        assert bad.value.code == "bad_clip"
+    waiting = session.overhear(spoken("Hold on."))
+    session.close()
+    for asked in (waiting, session.overhear(silence(0.3))):
+        with pytest.raises(EngineError) as closed:
+            await asked
+        assert closed.value.code == "session_closed"
+
+
 @pytest.mark.parametrize("text", ["Stop talking.", "Never mind."])
 async def test_a_stop_word_is_answered_with_silence(open_session: Open, text: str) -> None:
     session, listener = await open_session()

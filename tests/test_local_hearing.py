@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from omni_rt.client.words import edits, normalise
+from omni_rt.core.overheard import classify
 from omni_rt.engine.api import INPUT_RATE, EngineError, Pcm
 from omni_rt.engine.local.asr import Recogniser
 from omni_rt.engine.local.utterance import PAUSE_MS, Understood, Utterance, next_cut
 from omni_rt.models.manifest import ASR
+from tests.support.local import spoken
 from tests.support.speech import clip, clips, model, silence, with_noise
 
 STEP = INPUT_RATE // 50
@@ -63,6 +65,32 @@ def test_what_is_no_speech_has_no_words(recogniser: Recogniser, seconds: float) 
     assert {name: recogniser.transcribe(sound.astype(np.int16)) for name, sound in sounds.items()} == dict.fromkeys(
         sounds, ""
     )
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("words", ["Stop.", "Wait.", "Hold on.", "No.", "Yeah.", "Okay.", "Right?", "What about Rome?"])
+def test_a_short_clip_is_understood(recogniser: Recogniser, words: str) -> None:
+    said = spoken(words)
+    loud = np.flatnonzero(np.abs(said) > 300)
+    assert normalise(recogniser.overhear(said[loud[0] : loud[-1]])) == normalise(words)
+
+
+@pytest.mark.models
+def test_a_crowd_is_no_clip_of_words(recogniser: Recogniser) -> None:
+    """Five readers at once, and noise."""
+    readers = [clip(name).pcm.astype(np.float64) for name in ("lv_0870", "lv_0880", "lv_0890", "lv_0920", "lv_0930")]
+    rng, heard = np.random.default_rng(0), []
+    for number in range(12):
+        count = INPUT_RATE * (6, 10)[number % 2] // 10
+        crowd = np.zeros(count)
+        for reader in readers:
+            start = rng.integers(0, len(reader) - count)
+            part = reader[start : start + count]
+            crowd += part / np.abs(part).max()
+        pcm = (crowd / np.abs(crowd).max() * 8000).astype(np.int16)
+        heard.append(classify(recogniser.overhear(pcm), "en"))
+        heard.append(classify(recogniser.overhear(rng.normal(0, 2000, count).astype(np.int16)), "en"))
+    assert sum(meaning in ("words", "stop") for meaning in heard) <= 2
 
 
 @pytest.mark.models

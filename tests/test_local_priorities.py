@@ -56,15 +56,40 @@ async def test_nothing_in_the_background_starts_beside_a_reply() -> None:
         with priorities.reply():
             waiting = [asyncio.create_task(priorities.run(kind, bench.job(kind.name))) for kind in Work]
             await turns()
-            assert bench.started == ["FINAL"]
+            assert bench.started == ["OVERHEAR"]
+            bench.let("OVERHEAR")
+            await turns()
+            assert bench.started == ["OVERHEAR", "FINAL"]
             bench.let("FINAL")
             await turns()
-            assert bench.started == ["FINAL", "SPEECH"]
+            assert bench.started == ["OVERHEAR", "FINAL", "SPEECH"]
             bench.let("SPEECH", "PARTIAL", "PREFILL", "EYES")
         await turns()
-        assert bench.started == ["FINAL", "SPEECH"]
+        assert bench.started == ["OVERHEAR", "FINAL", "SPEECH"]
     await asyncio.gather(*waiting)
-    assert bench.started == ["FINAL", "SPEECH", "PARTIAL", "PREFILL", "EYES"]
+    assert bench.started == ["OVERHEAR", "FINAL", "SPEECH", "PARTIAL", "PREFILL", "EYES"]
+    priorities.close()
+
+
+async def test_a_clip_is_overheard_beside_all_that_runs_and_before_all_that_waits() -> None:
+    priorities, bench = Priorities(), Bench()
+    running = []
+    for kind in (Work.EYES, Work.SPEECH):
+        running.append(asyncio.create_task(priorities.run(kind, bench.job(kind.name))))
+        await turns()
+    kinds = [Work.FINAL, Work.OVERHEAR, Work.OVERHEAR]
+    waiting = [asyncio.create_task(priorities.run(kind, bench.job(f"{kind.name} {n}"))) for n, kind in enumerate(kinds)]
+    await turns()
+    assert bench.started == ["EYES", "SPEECH", "OVERHEAR 1"]
+    bench.let("SPEECH", "EYES")
+    await asyncio.gather(*running)
+    assert bench.started == ["EYES", "SPEECH", "OVERHEAR 1"]
+    bench.let("OVERHEAR 1")
+    await turns()
+    assert bench.started[3:] == ["OVERHEAR 2"]
+    bench.let("OVERHEAR 2", "FINAL 0")
+    await asyncio.gather(*waiting)
+    assert bench.started[3:] == ["OVERHEAR 2", "FINAL 0"]
     priorities.close()
 
 

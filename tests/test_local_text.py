@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from omni_rt.engine.api import EngineError, Tool, ToolCall
 from omni_rt.engine.local.clauses import ClauseCutter
 from omni_rt.engine.local.spoken import spoken_words
-from omni_rt.engine.local.stop import is_stop_phrase
 from omni_rt.engine.local.tools import CallReader, call_text, called, grammar
 
 WEATHER = Tool("get_weather", "Weather of a city", {"type": "object", "properties": {"city": {"type": "string"}}})
@@ -100,39 +99,6 @@ def test_words_keep_their_places(text: str) -> None:
     ends = [word.end for word in words]
     assert ends == sorted(ends)
     assert all(0 < end <= len(text) for end in ends)
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("Stop.", "en"),
-        ("Okay, stop talking, please!", "en-US"),
-        ("Never mind.", ""),
-        ("Stop, stop, stop!", "en"),
-        ("That’s enough, thank you.", "en"),
-        ("Hold on a second", "en"),
-        ("Sei still!", "de"),
-        ("Tais-toi.", "fr"),
-    ],
-)
-def test_stop_phrases(text: str, language: str) -> None:
-    assert is_stop_phrase(text, language)
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("", "en"),
-        ("Please.", "en"),
-        ("Okay.", "en"),
-        ("Stop the music at noon.", "en"),
-        ("When does the bus stop?", "en"),
-        ("I can't wait.", "en"),
-        ("stop", "xx"),
-    ],
-)
-def test_what_is_no_stop_phrase(text: str, language: str) -> None:
-    assert not is_stop_phrase(text, language)
 
 
 def read(text: str, tools: tuple[Tool, ...] = (WEATHER, TIMER)) -> tuple[str, CallReader]:

@@ -121,11 +121,16 @@ async def test_a_reply_that_is_gone_as_nobody_heard_it_can_be_truncated(stage: S
 async def test_backchannel_only_ducks(stage: Stage) -> None:
     await stage.turn()
     stage.transport.play(1)
+    stage.model.overheard = ["Mm-hm."]
     stage.hear(160, True)
-    stage.hear(800, False)
+    stage.hear(160, False)
+    assert stage.transport.held
+    stage.hear(640, False)
+    await stage.settle()
+    assert not stage.transport.held
     stage.transport.play()
     await stage.until("output_audio_buffer.stopped")
-    assert stage.transport.gains == [pytest.approx(0.2), 1.0]
+    assert stage.transport.gains == [pytest.approx(0.2), pytest.approx(0.2), 1.0]
     assert stage.texts()[1] == ("assistant", "one two three ")
     assert len([k for k in stage.transport.kinds() if k.endswith("speech_started")]) == 1
 
@@ -182,7 +187,17 @@ async def test_second_response_is_refused_while_one_is_made(stage: Stage) -> Non
     await stage.tell(type="response.cancel")
     assert stage.last("response.done")["response"]["status"] == "cancelled"
     await stage.tell(type="response.cancel")
-    assert stage.last("error")["error"]["code"] == "response_cancel_not_active"
+    error = stage.last("error")["error"]
+    assert error["code"] == "response_cancel_not_active"
+    assert error["message"].startswith("Cancellation failed"), "else livekit takes it for a failure"
+
+
+async def test_an_item_whose_id_is_taken_is_refused_as_openai_does(stage: Stage) -> None:
+    item = {"id": "item_mine", "type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]}
+    await stage.tell(type="conversation.item.create", item=item)
+    await stage.tell(type="conversation.item.create", item=item, event_id="again")
+    error = stage.last("error")["error"]
+    assert (error["code"], error["param"], error["event_id"]) == ("item_create_duplicate_item_id", "item.id", "again")
 
 
 async def test_engine_lost_while_speaking_and_back(stage: Stage) -> None:
@@ -278,6 +293,31 @@ async def test_bad_event_gets_a_named_error_and_the_session_lives(stage: Stage, 
     assert errors == ([code] if code else [])
     await stage.turn()
     assert (await stage.until("response.done"))["response"]["status"] == "completed"
+
+
+async def test_one_response_is_asked_for_at_a_time(stage: Stage) -> None:
+    """It waits for the end of what is being said; a second one would take its place unseen."""
+    stage.hear(600, True)
+    await stage.tell(type="response.create", response={"metadata": {"which": "first"}})
+    await stage.tell(type="response.create", response={"metadata": {"which": "second"}}, event_id="mine")
+    error = stage.last("error")["error"]
+    assert (error["code"], error["event_id"]) == ("conversation_already_has_active_response", "mine")
+    stage.hear(500, False)
+    assert (await stage.until("response.done"))["response"]["metadata"] == {"which": "first"}
+
+
+async def test_an_item_may_be_changed_by_making_it_again(stage: Stage) -> None:
+    """The spoken reply of that id is no more: only what the client made can be truncated, and that it cannot."""
+    await stage.turn()
+    stage.transport.play()
+    await stage.until("output_audio_buffer.stopped")
+    item_id = stage.last("response.output_item.done")["item"]["id"]
+    await stage.tell(type="conversation.item.delete", item_id=item_id)
+    item = {"type": "message", "role": "assistant", "content": [{"type": "output_audio", "transcript": "other"}]}
+    await stage.tell(type="conversation.item.create", item=item | {"id": item_id})
+    await stage.tell(type="conversation.item.truncate", item_id=item_id, audio_end_ms=200)
+    assert stage.last("error")["error"]["code"] == "invalid_value"
+    assert stage.texts()[-1] == ("assistant", "other")
 
 
 async def test_camera_frames_reach_the_engine_with_their_time(stage: Stage) -> None:

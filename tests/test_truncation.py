@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ async def _exchange(stage: Stage, text: str) -> None:
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
     before = len(stage.transport.events)
     await stage.tell(type="conversation.item.create", item=item)
-    await stage.tell(type="response.create", response={"output_modalities": ["text"]})
+    await stage.tell(type="response.create", response={"output_modalities": ["text"]}, event_id=f"on {text}")
     for _ in range(10):
         await stage.settle()
     done = [event for event in stage.transport.events[before:] if event["type"] == "response.done"]
@@ -59,7 +60,7 @@ async def test_disabled_refuses_a_reply_until_there_is_room(stage: Stage) -> Non
     asked = stage.model.names().count("respond")
     await _exchange(stage, "second")
     error = stage.last("error")["error"]
-    assert (error["code"], error["param"]) == ("context_full", "session.truncation")
+    assert (error["code"], error["param"], error["event_id"]) == ("context_full", "session.truncation", "on second")
     assert stage.last("response.done")["response"]["status"] == "failed"
     assert stage.model.names().count("respond") == asked
     await stage.tell(type="session.update", session={"truncation": "auto"})
@@ -92,3 +93,22 @@ async def test_a_reply_that_is_only_still_heard_goes_on_when_the_context_is_made
     stage.transport.play()
     await stage.until("output_audio_buffer.stopped")
     assert stage.last("response.done")["response"]["status"] == "completed"
+
+
+async def test_a_reply_that_waited_begins_though_the_oldest_have_to_leave(stage: Stage) -> None:
+    """It begins where the one before it ends, and is made on what is in the context then; after it they leave."""
+    await stage.tell(type="session.update", session={"truncation": RATIO})
+    for text in ("first", "second"):
+        await _exchange(stage, text)
+    stage.model.usage = Usage(input_tokens=400, output_tokens=10)
+    await stage.tell(type="response.create")
+    await stage.tell(type="response.create")
+    stage.transport.play()
+    await stage.until("output_audio_buffer.stopped")
+    await stage.settle()
+    stage.transport.play()
+    for _ in range(40):
+        await asyncio.sleep(0.01)
+    assert stage.transport.kinds().count("output_audio_buffer.stopped") == 2
+    assert not stage.session.replying
+    assert _restored(stage)

@@ -41,7 +41,7 @@ def test_audio_comes_back_whole_whatever_its_pieces(form: AudioFormat) -> None:
     for start in range(0, len(sound), 777):
         pieces.append(encoder.feed(sound[start : start + 777]))
     pieces.append(encoder.flush())
-    heard = np.concatenate([decoder.feed(piece, "audio") for piece in pieces])
+    heard = np.concatenate([decoder.feed(decoder.samples(piece, "audio")) for piece in pieces])
     assert len(heard) == pytest.approx(TONE_S * INPUT_RATE, abs=60)
     assert _loudest_hz(heard, INPUT_RATE) == pytest.approx(440, abs=4)
     plain = resample(sound, OUTPUT_RATE, INPUT_RATE)[: len(heard)]
@@ -53,7 +53,7 @@ def test_audio_comes_back_whole_whatever_its_pieces(form: AudioFormat) -> None:
 
 def test_half_a_sample_is_refused_by_name() -> None:
     with pytest.raises(WireError) as refused:
-        AudioDecoder(PcmFormat()).feed("AA==", "audio")
+        AudioDecoder(PcmFormat()).samples("AA==", "audio")
     assert (refused.value.code, refused.value.param) == ("invalid_audio", "audio")
 
 

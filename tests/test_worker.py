@@ -23,6 +23,7 @@ from omni_rt.engine.api import (
     ContextItem,
     Engine,
     EngineError,
+    EngineLost,
     Mark,
     ReplyEnd,
     RespondOptions,
@@ -74,6 +75,10 @@ async def scenario(engine: Engine) -> list[Any]:
     session.discard()
     session.commit("i4")
     session.append_tool_result("call1", "twelve", "i5")
+    seen.append(await session.overhear(await_audio))
+    with pytest.raises(EngineError) as no_clip:
+        await session.overhear(await_audio[:0])
+    seen.append((no_clip.type, no_clip.value.code, str(no_clip.value)))
     await reply(4)
     seen.append(await session.keep_heard(4, 0))
 
@@ -130,6 +135,32 @@ async def test_remote_engine_behaves_as_in_process(engine: RemoteEngine) -> None
     assert there == here
 
 
+async def test_overheard_beside_a_reply(engine: RemoteEngine, heard: Heard) -> None:
+    """It waits for nothing, changes nothing, and ends with its session."""
+    session = await engine.open("one", SessionSettings(), heard)
+    session.append_text("wait !forever never", "user", "a")
+    reply = session.respond(RespondOptions(1))
+    assert await anext(reply) == TextDelta(1, "wait ")
+    clip = np.zeros(1600, np.int16)
+    endless = asyncio.ensure_future(session.overhear(clip[:1]))
+    forgotten = asyncio.ensure_future(session.overhear(clip[:1]))
+    assert [await session.overhear(clip), await session.overhear(clip[:800])] == ["1600 samples", "800 samples"]
+    forgotten.cancel()
+    session.cancel(1)
+    assert [chunk async for chunk in reply][-1].reason == "cancelled"  # type: ignore[union-attr]
+    session.append_text("go on", "user", "b")
+    assert await answer(session, 2) == "go on"
+    assert not endless.done()
+    session.close()
+    with pytest.raises(EngineError) as closed:
+        await endless
+    assert closed.value.code == "session_closed"
+    with pytest.raises(EngineError) as absent:
+        await session.overhear(clip)
+    assert absent.value.code == "session_closed"
+    assert heard.errors == []
+
+
 @pytest.mark.parametrize("way", ["close", "drop"])
 async def test_reply_that_is_never_read_is_cancelled(way: str, engine: RemoteEngine, heard: Heard) -> None:
     session = await engine.open("one", SessionSettings(), heard)
@@ -178,11 +209,14 @@ async def test_an_engine_that_loses_one_session_keeps_the_others(engine: RemoteE
     session.append_text("wait !forever never", "user", "a")
     chunks = session.respond(RespondOptions(1))
     await anext(chunks)
+    overheard = asyncio.ensure_future(session.overhear(np.zeros(1, np.int16)))
     session.append_text("!lose", "user", "b")
     end = [chunk async for chunk in chunks][-1]
     assert isinstance(end, ReplyEnd)
     assert (end.reason, end.error) == ("failed", "this session's memory was lost")
     assert [str(error) for error in heard.lost] == ["this session's memory was lost"]
+    with pytest.raises(EngineLost, match="memory was lost"):
+        await overheard
     rebuilt = await engine.open("one", SessionSettings(), heard)
     rebuilt.append_text("again", "user", "c")
     assert await answer(rebuilt, 1) == "again"

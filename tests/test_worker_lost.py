@@ -59,6 +59,8 @@ async def test_killed_while_idle(engine: RemoteEngine, heard: Heard) -> None:
     assert [(end.reason, "killed" in end.error) for end in ends if isinstance(end, ReplyEnd)] == [("failed", True)]
     with pytest.raises(EngineLost):
         await session.keep_heard(1, 100)
+    with pytest.raises(EngineLost):
+        await session.overhear(np.zeros(1600, np.int16))
     rebuilt = await engine.open("one", SessionSettings(), heard)  # waits for the new worker
     assert (engine.ready, engine.health.restarts) == (True, 1)
     assert engine.health.pid != pid
@@ -75,6 +77,7 @@ async def test_killed_while_speaking(engine: RemoteEngine, heard: Heard) -> None
     other.append_text("then !stall", "user", "a")
     assert await answer(other, 1) == "then !stall"
     keeping = asyncio.ensure_future(other.keep_heard(1, 100))
+    overhearing = asyncio.ensure_future(session.overhear(np.zeros(1, np.int16)))
     session.append_text("one two !forever three", "user", "a")
     reply = session.respond(RespondOptions(1))
     chunks = [await anext(reply) for _ in range(4)]
@@ -88,6 +91,8 @@ async def test_killed_while_speaking(engine: RemoteEngine, heard: Heard) -> None
     assert "killed" in end.error
     with pytest.raises(EngineLost, match="killed"):
         await keeping
+    with pytest.raises(EngineLost, match="killed"):
+        await overhearing
     await until(lambda: heard.lost)
     rebuilt = await engine.open("one", SessionSettings(), heard)
     rebuilt.append_text("back again", "user", "b")

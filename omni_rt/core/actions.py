@@ -79,8 +79,21 @@ class Duck:
 
 
 @dataclass(frozen=True, slots=True)
+class Hold:
+    """Play nothing more for now and lose none of it: what overlaps may be an interruption."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unduck:
-    """The overlap was none of ours; play on in full."""
+    """Nothing overlaps any more; play in full, after a Hold from where it stood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overhear:
+    """Tell the words between two places of the timeline; they are nobody's turn yet."""
+
+    from_ms: int
+    to_ms: int
 
 
 Action = (
@@ -94,5 +107,7 @@ Action = (
     | StopReply
     | FinishReply
     | Duck
+    | Hold
     | Unduck
+    | Overhear
 )

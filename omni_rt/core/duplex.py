@@ -24,6 +24,9 @@ from omni_rt.core.actions import (
     StopReply,
     Unduck,
 )
+from omni_rt.core.completeness import Completeness
+from omni_rt.core.overheard import Meaning
+from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
 from omni_rt.core.timeline import Activity, EndScore
 from omni_rt.core.turns import (
     Hesitated,
@@ -36,21 +39,24 @@ from omni_rt.core.turns import (
     TurnSignal,
 )
 
+# Speech that ended so little later than the words that are known was not more of it.
+_PAUSE_MS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class DuplexPolicy:
     """`turns` None is push-to-talk: only the client opens and closes turns. Times in ms.
 
-    `interrupt_ms` of speech over a reply make an interruption, `yield_ms` of silence before that a backchannel, unless
-    it came within the last `answer_ms` of the reply: then it is an answer. An utterance has `speculations` held replies
-    at most.
+    `overlap` says what of the speech over a reply is an interruption. What is none is an answer if it came within the
+    last `answer_ms` of the reply. After `duck_ms` of sound that may be speech the reply is ducked, else at its onset.
+    An utterance has `speculations` held replies at most.
     """
 
     turns: TurnPolicy | None
-    interrupt_ms: int
+    overlap: OverlapPolicy
     create_reply: bool = True
     interrupt_reply: bool = True
-    yield_ms: int = 200
+    duck_ms: int | None = None
     answer_ms: int = 500
     speculations: int = 3
 
@@ -79,7 +85,9 @@ class Duplex:
         self._owed = False
         self._utterance_open = False
         self._speculated = 0
-        self._overlap_ms: int | None = None
+        self._overlap: Overlap | None = None
+        self._ducked = False
+        self._quiet_ms: int | None = None
         self._aside: tuple[int, int] | None = None
         self._taken_ms = 0
         self.policy = policy
@@ -135,8 +143,10 @@ class Duplex:
         actions: list[Action] = []
         for signal in self._turns.step(window):
             actions += self._on_signal(signal)
-        if self._overlap_ms is not None:
-            actions += self._judge_overlap(self._overlap_ms, self._turns)
+        if self._overlap is not None:
+            actions += self._judge_overlap(self._overlap, self._turns)
+        else:
+            actions += self._duck_early(self._turns)
         return actions
 
     def score(self, score: EndScore) -> list[Action]:
@@ -145,6 +155,19 @@ class Duplex:
         for signal in self._turns.judge(score) if self._turns else []:
             actions += self._on_signal(signal)
         return actions
+
+    def understood(self, words: Completeness) -> list[Action]:
+        """What is known of the words of the open utterance, whose reply is being prepared."""
+        actions: list[Action] = []
+        for signal in self._turns.understood(words) if self._turns and self._utterance_open else []:
+            actions += self._on_signal(signal)
+        return actions
+
+    def overheard(self, at_ms: int, kind: Meaning) -> list[Action]:
+        """What was said over the reply up to `at_ms`, asked for with Overhear."""
+        overlap = self._overlap
+        verdict = overlap.overheard(at_ms, kind) if overlap is not None else None
+        return self._decide(overlap, verdict) if overlap is not None else []
 
     # -- the reply's progress
 
@@ -237,9 +260,12 @@ class Duplex:
                 return self._turn_ended(speech_end_ms)
 
     def _speech_started(self, at_ms: int) -> list[Action]:
+        if self._overlap is not None:
+            self._overlap.goes_on()
+            return []
         if self.reply_active and self.policy.interrupt_reply:
-            self._overlap_ms = at_ms
-            return [Duck()]
+            self._overlap = Overlap(at_ms, self.policy.overlap)
+            return self._duck()
         return [self._open(at_ms)]
 
     def _open(self, speech_ms: int) -> OpenUtterance:
@@ -252,37 +278,66 @@ class Duplex:
 
     def _turn_ended(self, speech_end_ms: int) -> list[Action]:
         if not self._utterance_open:
-            return self._set_aside(speech_end_ms)
+            return self._overlap_over(speech_end_ms)
+        quiet = self._quiet_ms is not None and speech_end_ms <= self._quiet_ms
         close = CloseUtterance(speech_end_ms)
         self._close_turn(speech_end_ms)
         if self._phase is ReplyPhase.HELD:
             self._phase = ReplyPhase.MAKING
             return [close, ReleaseReply(self._generation)]
-        self._owed = self._owed or self.policy.create_reply
+        self._owed = self._owed or (self.policy.create_reply and not quiet)
         return [close, *self._settle()]
 
     def _close_turn(self, taken_ms: int) -> None:
         self._utterance_open = False
-        self._aside = None
+        self._aside = self._quiet_ms = None
         self._taken_ms = max(self._taken_ms, taken_ms)
         if self._turns is not None:
             self._turns.reset()
 
     # -- inside: speech over a reply
 
-    def _judge_overlap(self, start_ms: int, turns: TurnDetector) -> list[Action]:
-        if turns.speech_ms >= self.policy.interrupt_ms:
-            return self._stop("turn_detected", start_ms)
-        if turns.silence_ms >= self.policy.yield_ms:
-            return self._set_aside(turns.speech_end_ms)
-        return []
+    def _duck_early(self, turns: TurnDetector) -> list[Action]:
+        """Before it is known whether it is speech."""
+        may = self.policy.duck_ms is not None and self.policy.interrupt_reply and self.reply_active
+        if may and not self._utterance_open and turns.doubtful_ms >= (self.policy.duck_ms or 0):
+            return self._duck()
+        return [] if turns.doubtful_ms else self._unduck()
 
-    def _set_aside(self, speech_end_ms: int) -> list[Action]:
-        """It was no interruption."""
-        if self._overlap_ms is None or self._turns is None:
+    def _judge_overlap(self, overlap: Overlap, turns: TurnDetector) -> list[Action]:
+        actions, verdict = overlap.step(turns.speech_ms, turns.silence_ms, turns.speech_end_ms, turns.now_ms)
+        return [*actions, *self._decide(overlap, verdict)]
+
+    def _decide(self, overlap: Overlap, verdict: Verdict | None) -> list[Action]:
+        if verdict == "interruption":
+            quiet_ms = overlap.end_ms + _PAUSE_MS if overlap.wants_quiet else None
+            self._learn(overlap)
+            actions = self._stop("turn_detected", overlap.start_ms)
+            self._quiet_ms = quiet_ms
+            if overlap.ended:
+                actions += self._turn_ended(overlap.end_ms)
+            return actions
+        return self._set_aside(overlap) if verdict == "aside" else []
+
+    def _learn(self, overlap: Overlap) -> None:
+        """Who goes on before anything was answered was cut in on."""
+        pause_ms = overlap.start_ms - self._taken_ms
+        if self._phase is ReplyPhase.MAKING and self._turns is not None and pause_ms > 0:
+            self._turns.patience.cut_in(pause_ms)
+
+    def _overlap_over(self, speech_end_ms: int) -> list[Action]:
+        """The turn detector has found an end, and begins anew."""
+        overlap = self._overlap
+        if overlap is None:
             return []
-        self._aside = self._overlap_ms, speech_end_ms
-        self._turns.reset()
+        overlap.over(speech_end_ms)
+        return [] if overlap.policy.by_words else self._set_aside(overlap)
+
+    def _set_aside(self, overlap: Overlap) -> list[Action]:
+        """It was no interruption."""
+        if self._turns is not None:
+            self._aside = overlap.start_ms, overlap.end_ms
+            self._turns.reset()
         return self._end_overlap()
 
     def _answer_aside(self) -> list[Action]:
@@ -296,15 +351,25 @@ class Duplex:
         return [self._open(start_ms), *self._turn_ended(end_ms)]
 
     def _end_overlap(self) -> list[Action]:
-        if self._overlap_ms is None:
+        self._overlap = None
+        return self._unduck()
+
+    def _duck(self) -> list[Action]:
+        if self._ducked:
             return []
-        self._overlap_ms = None
+        self._ducked = True
+        return [Duck()]
+
+    def _unduck(self) -> list[Action]:
+        if not self._ducked:
+            return []
+        self._ducked = False
         return [Unduck()]
 
     # -- inside: replies
 
     def _speculate(self) -> list[Action]:
-        if not self._utterance_open or not self.policy.create_reply or self._owed:
+        if not self._utterance_open or not self.policy.create_reply or self._owed or self._quiet_ms is not None:
             return []
         if self._phase is not ReplyPhase.NONE or self._speculated >= self.policy.speculations:
             return []
@@ -337,8 +402,10 @@ class Duplex:
     def _end_reply(self) -> list[Action]:
         """The reply is over. Speech that overlapped it, if any, has the turn now."""
         self._phase, self._made = ReplyPhase.NONE, False
-        start = self._overlap_ms
+        overlap = self._overlap
         actions = self._end_overlap()
-        if start is not None:
-            actions.append(self._open(start))
+        if overlap is not None:
+            if self._turns is not None:
+                self._turns.wonder_again()
+            actions.append(self._open(overlap.start_ms))
         return actions

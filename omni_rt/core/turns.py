@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from omni_rt.core.completeness import Completeness
+from omni_rt.core.patience import Patience
 from omni_rt.core.timeline import WINDOW_MS, Activity, EndScore
 
 # Speech goes on until the probability has fallen this far below the threshold (Silero's own hysteresis).
 RELEASE_MARGIN = 0.15
+# The doubt that a turn is over whose words cannot be all of it.
+_UNFINISHED = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +20,8 @@ class TurnPolicy:
 
     With `fixed_silence_ms` a turn ends after exactly that much silence. Without it the end-of-turn score decides: from
     `complete_score` on the turn ends as soon as the score is known, below it the wait grows in proportion to the
-    doubt, up to `silence_limit_ms`.
+    doubt, up to `silence_limit_ms`. What was said changes the score: words that cannot be all of a turn make it
+    doubtful, a short answer complete. The person's own pauses move both ends of the wait (`Patience`).
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither.
     """
@@ -30,16 +35,20 @@ class TurnPolicy:
     fixed_silence_ms: int | None = None
     speculate_ms: int = 0
 
-    def wait_ms(self, score: float | None) -> int:
-        """Silence after which the turn is over, given the latest score."""
+    def wait_ms(self, score: float | None, words: Completeness, patience: Patience) -> int:
+        """Silence after which the turn is over, given the latest score and what is known of its words."""
         if self.fixed_silence_ms is not None:
             return self.fixed_silence_ms
+        limit = patience.limit_ms(self.silence_limit_ms)
+        least = patience.least_ms(self.check_silence_ms, limit)
+        if words == "complete":
+            score = self.complete_score
         if score is None:
-            return self.silence_limit_ms
-        if score >= self.complete_score:
-            return self.check_silence_ms
-        doubt = 1 - score / self.complete_score
-        return round(self.check_silence_ms + doubt * (self.silence_limit_ms - self.check_silence_ms))
+            return limit
+        doubt = max(0.0, 1 - score / self.complete_score) if self.complete_score else 0.0
+        if words == "unfinished":
+            doubt = max(doubt, _UNFINISHED)
+        return round(least + doubt * (limit - least))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,9 @@ class TurnDetector:
         self._run_start_ms = 0
         self._run_ms = 0
         self._score: float | None = None
+        self._words: Completeness = "open"
         self._scored_ms = 0
+        self.patience = Patience()
         self._asked_ms: int | None = None
         self.reset()
 
@@ -116,6 +127,16 @@ class TurnDetector:
         """How long the open utterance has been silent; 0 while the user may be going on, so that nothing is decided."""
         return 0 if self._run_ms else self._now_ms - self._speech_end_ms
 
+    @property
+    def doubtful_ms(self) -> int:
+        """Sound that may be the beginning of speech, or of more speech."""
+        return self._run_ms
+
+    def wonder_again(self) -> None:
+        """Ask for a score of the present pause, and tell of hesitation, though both were done."""
+        self._asked_ms = None
+        self._hesitated = False
+
     def step(self, window: Activity) -> list[TurnSignal]:
         before_ms, self._now_ms = self._now_ms or window.at_ms - WINDOW_MS, window.at_ms
         length = window.at_ms - before_ms
@@ -137,6 +158,13 @@ class TurnDetector:
         self._score, self._scored_ms = score.probability, score.at_ms
         return self._ended()
 
+    def understood(self, words: Completeness) -> list[TurnSignal]:
+        """What is known of the words up to the present pause."""
+        if not self._speaking or not self.silence_ms:
+            return []
+        self._words = words
+        return self._ended()
+
     def _listen(self, speech: bool, start_ms: int, length: int) -> None:
         """Weigh a window outside of speech: one that is none takes away what one that is has given."""
         if not speech:
@@ -148,6 +176,8 @@ class TurnDetector:
 
     def _take_turn(self) -> SpeechStarted | SpeechResumed:
         resumed, self._speaking = self._speaking, True
+        if resumed and self._run_start_ms - self._speech_end_ms >= self.policy.check_silence_ms:
+            self.patience.paused(self._run_start_ms - self._speech_end_ms)
         self._speech_end_ms = self._now_ms
         self.speech_ms += self._run_ms
         self._begin_pause()
@@ -156,6 +186,7 @@ class TurnDetector:
     def _begin_pause(self) -> None:
         self._run_ms = 0
         self._score = self._asked_ms = None
+        self._words = "open"
         self._hesitated = False
 
     def _pausing(self) -> list[TurnSignal]:
@@ -177,8 +208,9 @@ class TurnDetector:
         return 2 * (self._asked_ms - self._speech_end_ms)
 
     def _ended(self) -> list[TurnSignal]:
-        if self.silence_ms < self.policy.wait_ms(self._score):
+        if self.silence_ms < self.policy.wait_ms(self._score, self._words, self.patience):
             return []
+        self.patience.turn_ended()
         ended = TurnEnded(self._speech_end_ms, self._now_ms)
         self.reset()
         return [ended]

@@ -51,14 +51,18 @@ class ContextWindow:
         left = self._scale * sum(map(weigh, items))
         if left <= most:
             return []
-        starts = [n for n, item in enumerate(items) if item.kind == "message" and item.role == "user"]
         gone = 0
-        for start in starts:
+        for start in exchanges(items):
             if left <= ratio * most:
                 break
             left -= self._scale * sum(map(weigh, items[gone:start]))
             gone = start
         return [item.id for item in items[:gone]]
+
+
+def exchanges(items: list[Item]) -> list[int]:
+    """Where the exchanges begin, each with what the user says."""
+    return [n for n, item in enumerate(items) if item.kind == "message" and item.role == "user"]
 
 
 def weigh(item: Item) -> float:

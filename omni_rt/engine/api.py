@@ -1,9 +1,9 @@
 """The seam every engine implements: fed all the time, asked now and then.
 
-Order is the contract. All calls on one EngineSession take effect in the order they were made; none of the synchronous
-ones blocks for longer than it takes to queue the work. Audio in is 16 kHz mono int16, audio out 24 kHz mono int16;
-pictures are uint8 RGB arrays of shape (height, width, 3). The engine never owns the conversation: whoever holds the
-session can rebuild its context elsewhere with `restore`.
+Order is the contract. All calls on one EngineSession but `overhear` take effect in the order they were made; none of
+the synchronous ones blocks for longer than it takes to queue the work. Audio in is 16 kHz mono int16, audio out 24 kHz
+mono int16; pictures are uint8 RGB arrays of shape (height, width, 3). The engine never owns the conversation: whoever
+holds the session can rebuild its context elsewhere with `restore`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import numpy.typing as npt
 
 INPUT_RATE = 16_000
 OUTPUT_RATE = 24_000
+
+CLIP_MS = (100, 3000)
+"""Shortest and longest clip that `overhear` takes."""
 
 Pcm = npt.NDArray[np.int16]
 Rgb = npt.NDArray[np.uint8]
@@ -34,6 +37,13 @@ class EngineError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class SessionClosed(EngineError):
+    """Code `session_closed`: what was asked of a session that is closed, or was closed before it was done."""
+
+    def __init__(self) -> None:
+        super().__init__("session_closed", "this session is closed; open another one")
 
 
 class EngineLost(EngineError):
@@ -63,6 +73,7 @@ class Capabilities:
     tools: bool
     context_tokens: int
     max_sessions: int
+    overhears: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +247,14 @@ class EngineSession(Protocol):
         """Cut a reply in the context to its first `audio_ms` of audio (0: remove it); gives the text that remains.
 
         It takes its place in the order of calls when it is called, not when it is awaited.
+        """
+
+    def overhear(self, pcm: Pcm) -> Awaitable[str]:
+        """The words of a clip that is no part of the conversation, 16 kHz, CLIP_MS long; empty when there are none.
+
+        Nothing of the conversation changes, and a reply that is being made goes on. It is done at once, before all
+        other work, and not in the order of the other calls. Everything that goes wrong is raised when awaited, as
+        EngineError: `bad_clip`, `session_closed` (also when it is closed meanwhile), EngineLost.
         """
 
     def restore(self, items: Sequence[ContextItem]) -> None:

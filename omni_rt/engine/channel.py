@@ -148,6 +148,13 @@ class KeepHeard:
 
 
 @dataclass(frozen=True, slots=True)
+class Overhear:
+    call: int
+    session: int
+    pcm: Pcm
+
+
+@dataclass(frozen=True, slots=True)
 class Restore:
     session: int
     items: tuple[ContextItem, ...]
@@ -172,7 +179,7 @@ SessionCommand = (
     | Restore
     | CloseSession
 )
-Command = Host | Shutdown | Ping | Open | Respond | KeepHeard | SessionCommand
+Command = Host | Shutdown | Ping | Open | Respond | KeepHeard | Overhear | SessionCommand
 
 # --- worker to server
 
@@ -205,6 +212,12 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Meaning:
+    call: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReplyChunk:
     call: int
     chunk: Chunk
@@ -212,7 +225,7 @@ class ReplyChunk:
 
 @dataclass(frozen=True, slots=True)
 class CallFailed:
-    """An Open, KeepHeard or Respond raised EngineError."""
+    """An Open, KeepHeard, Overhear or Respond raised EngineError."""
 
     call: int
     code: str
@@ -234,7 +247,7 @@ class Understood:
     transcript: Transcript
 
 
-Event = Started | StartFailed | Pong | Opened | Kept | ReplyChunk | CallFailed | CommandFailed | Understood
+Event = Started | StartFailed | Pong | Opened | Kept | Meaning | ReplyChunk | CallFailed | CommandFailed | Understood
 Message = Command | Event
 
 

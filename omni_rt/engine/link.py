@@ -21,8 +21,10 @@ from omni_rt.engine.api import (
     EngineError,
     EngineListener,
     EngineLost,
+    Pcm,
     ReplyEnd,
     RespondOptions,
+    SessionClosed,
     SessionSettings,
 )
 from omni_rt.engine.channel import (
@@ -37,8 +39,10 @@ from omni_rt.engine.channel import (
     Host,
     KeepHeard,
     Kept,
+    Meaning,
     Open,
     Opened,
+    Overhear,
     Ping,
     Pong,
     ReplyChunk,
@@ -162,11 +166,10 @@ class Link:
             self.command(Cancel(inbox.session, inbox.generation))
 
     def keep_heard(self, session: int, generation: int, audio_ms: int) -> asyncio.Future[str]:
-        if session in self._listeners:
-            return self._call(lambda call: KeepHeard(call, session, generation, audio_ms))
-        absent: asyncio.Future[str] = self._loop.create_future()
-        absent.set_exception(self._absent())
-        return absent
+        return self._call_of(session, lambda call: KeepHeard(call, session, generation, audio_ms))
+
+    def overhear(self, session: int, pcm: Pcm) -> asyncio.Future[str]:
+        return self._call_of(session, lambda call: Overhear(call, session, pcm))
 
     def close_session(self, session: int) -> None:
         self.command(CloseSession(session))
@@ -198,6 +201,13 @@ class Link:
             log.error("worker %d was killed and is still there; its memory is not free", self.pid)
 
     # --- inside
+
+    def _call_of(self, session: int, make: Callable[[int], Command]) -> asyncio.Future[str]:
+        if session in self._listeners:
+            return self._call(make)
+        absent: asyncio.Future[str] = self._loop.create_future()
+        absent.set_exception(self._absent())
+        return absent
 
     def _call(self, make: Callable[[int], Command]) -> asyncio.Future[str]:
         """Post a command now; its answer comes later."""
@@ -233,7 +243,7 @@ class Link:
             case Understood():
                 if listener := self._listeners.get(event.session):
                     listener.on_transcript(event.transcript)
-            case Kept():
+            case Kept() | Meaning():
                 self._settle(event.call, event.text)
             case Opened():
                 self._settle(event.call, "")
@@ -324,7 +334,7 @@ class Link:
     def _absent(self) -> EngineError:
         if self.lost:
             return EngineLost(self.lost)
-        return EngineError("session_closed", "this session is closed; open another one")
+        return SessionClosed()
 
     def _pipe_brought(self, event: Event) -> None:
         self._loop.call_soon_threadsafe(self._receive, event)

@@ -195,8 +195,9 @@ class RemoteEngine:
 
 
 class RemoteEngineSession(EngineSession):
-    """A session of a RemoteEngine. Once its worker is lost (`on_lost`) its calls are dropped, replies end as failed and
-    `keep_heard` raises EngineLost. What a synchronous call did wrong comes to the listener's `on_error`."""
+    """A session of a RemoteEngine. Once its worker is lost (`on_lost`) its calls are dropped, replies end as failed,
+    `keep_heard` and `overhear` raise EngineLost. What a synchronous call did wrong comes to the listener's `on_error`.
+    """
 
     def __init__(self, link: Link, number: int) -> None:
         self._link = link
@@ -240,6 +241,9 @@ class RemoteEngineSession(EngineSession):
 
     def keep_heard(self, generation: int, audio_ms: int) -> Awaitable[str]:
         return self._link.keep_heard(self._number, generation, audio_ms)
+
+    def overhear(self, pcm: Pcm) -> Awaitable[str]:
+        return self._link.overhear(self._number, pcm)
 
     def restore(self, items: Sequence[ContextItem]) -> None:
         self._link.command(Restore(self._number, tuple(items)))

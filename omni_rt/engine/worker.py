@@ -25,6 +25,7 @@ from omni_rt.engine.api import (
     EngineSession,
     Mark,
     ReplyEnd,
+    SessionClosed,
     Transcript,
 )
 from omni_rt.engine.channel import (
@@ -46,8 +47,10 @@ from omni_rt.engine.channel import (
     Host,
     KeepHeard,
     Kept,
+    Meaning,
     Open,
     Opened,
+    Overhear,
     Ping,
     Pong,
     ReplyChunk,
@@ -100,14 +103,14 @@ def build(settings: Settings, factory: str = "") -> Engine:
 
 
 class _Hosted:
-    """One session in the worker: its engine session, the engine's marks by serial, its running replies."""
+    """One session in the worker: its engine session, the engine's marks by serial, what is being answered."""
 
     def __init__(self, worker: _Worker, key: int) -> None:
         self.worker = worker
         self.key = key
         self.session: EngineSession
         self.marks: dict[int, Mark] = {}
-        self.replies: set[asyncio.Task[None]] = set()
+        self.answers: set[asyncio.Task[None]] = set()
         self.lost = ""
 
     def on_transcript(self, transcript: Transcript) -> None:
@@ -155,8 +158,8 @@ class _Hosted:
         try:
             self.session.close()
         finally:
-            for reply in self.replies:
-                reply.cancel()
+            for answer in self.answers:
+                answer.cancel()
 
 
 class _Worker:
@@ -218,11 +221,12 @@ class _Worker:
                 return asyncio.create_task(self._answer(message, self._open(message)))
             case KeepHeard():
                 return asyncio.create_task(self._answer(message, self._keep_heard(message)))
-            case Respond():
-                task = asyncio.create_task(self._answer(message, self._reply(message)))
+            case Respond() | Overhear():
+                work = self._reply(message) if isinstance(message, Respond) else self._overhear(message)
+                task = asyncio.create_task(self._answer(message, work))
                 if hosted := self._sessions.get(message.session):
-                    hosted.replies.add(task)
-                    task.add_done_callback(hosted.replies.discard)
+                    hosted.answers.add(task)
+                    task.add_done_callback(hosted.answers.discard)
                 return task
             case Shutdown():
                 pass
@@ -253,7 +257,7 @@ class _Worker:
             self._engine = engine
             self.post(Started(engine.capabilities))
 
-    async def _answer(self, message: Open | KeepHeard | Respond, work: Coroutine[Any, Any, Event]) -> None:
+    async def _answer(self, message: Open | KeepHeard | Overhear | Respond, work: Coroutine[Any, Any, Event]) -> None:
         try:
             event = await work
         except Exception as error:
@@ -279,6 +283,13 @@ class _Worker:
         session = self._hosted(message.session).session
         return Kept(message.call, await session.keep_heard(message.generation, message.audio_ms))
 
+    async def _overhear(self, message: Overhear) -> Event:
+        hosted = self._hosted(message.session)
+        try:
+            return Meaning(message.call, await hosted.session.overhear(message.pcm))
+        except asyncio.CancelledError:
+            raise (EngineLost(hosted.lost) if hosted.lost else SessionClosed()) from None
+
     async def _reply(self, message: Respond) -> Event:
         """Send all chunks of a reply but its end, which is returned. The engine is not held back by a slow reader."""
         hosted = self._hosted(message.session)
@@ -301,7 +312,7 @@ class _Worker:
     def _hosted(self, session: int) -> _Hosted:
         if hosted := self._sessions.get(session):
             return hosted
-        raise EngineError("session_closed", "this session is closed; open another one")
+        raise SessionClosed()
 
 
 def _explain(error: Exception, doing: str) -> tuple[str, str]:

@@ -69,7 +69,7 @@ class Hearing:
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._state = VadState()
-        self._echo = self._new_echo()
+        self._echo: Echo | None = None  # from the first sound that was sent
         self._told: list[Callable[[Echo], None]] = []
         self._fed_at = 0.0
         self._rest: Pcm = np.zeros(0, np.int16)
@@ -103,13 +103,14 @@ class Hearing:
     def played(self, pcm: Pcm, stream_ms: float) -> None:
         """24 kHz sound of a reply was sent just now; `stream_ms` is its start on the outgoing track."""
         now = self._fed + len(self._rest)
-        if self._echo is not None and not self._closed and self._loop.time() - self._fed_at < _DEAF_S:
+        if self._ears.echo and not self._closed and self._loop.time() - self._fed_at < _DEAF_S:
+            self._echo = self._echo or Echo()
             self._told.append(lambda echo: echo.played(pcm, stream_ms, now))
 
     def stopped(self) -> None:
         """The reply was stopped just now: of what was sent, the client plays no more than it is playing."""
         now = self._fed + len(self._rest)
-        if self._echo is not None and not self._closed:
+        if self._echo is not None and not self._closed and self._loop.time() - self._fed_at < _DEAF_S:
             self._told.append(lambda echo: echo.stopped(now))
 
     def score_end(self, at_ms: int, from_ms: int = 0) -> None:
@@ -130,12 +131,13 @@ class Hearing:
     def reset(self) -> None:
         """Forget what the detector adapted to (another microphone, a reconnect); the timeline runs on."""
         self._state = VadState()
-        self._echo = self._new_echo()
+        self._forget_echo()
 
     def close(self) -> None:
         """Report nothing more; safe to call twice."""
         self._closed = True
         self._waiting.clear()
+        self._forget_echo()
 
     def _judge_next(self) -> None:
         if self._judging or not self._waiting:
@@ -165,14 +167,15 @@ class Hearing:
                 logger.error("voice activity failed, %d windows go unjudged", len(batch), exc_info=error)
                 self._unjudged += len(batch)
                 self._state = VadState()
-                self._echo = self._new_echo()
+                self._forget_echo()
             self._advance([] if error else done.result())
             self._judge_next()
 
         self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
 
-    def _new_echo(self) -> Echo | None:
-        return Echo() if self._ears.echo else None
+    def _forget_echo(self) -> None:
+        self._echo = None
+        self._told = []
 
     def _advance(self, judged: list[float]) -> None:
         speech = [*judged, *[None] * self._unjudged]

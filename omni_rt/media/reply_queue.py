@@ -62,7 +62,7 @@ class ReplyQueue:
     """Audio of replies by generation number, first in, first out.
 
     Audio of a generation below the newest, or of one that was cleared or ended, is refused. `underruns` counts how
-    often a reply was not ready in time, `stale` the refused pieces.
+    often a reply was not ready in time, `stale` the refused pieces. While `held` nothing is taken from it.
     """
 
     def __init__(self) -> None:
@@ -71,6 +71,7 @@ class ReplyQueue:
         self._gain = self._target = 1.0
         self._last_sample = 0
         self._starved = False
+        self.held = False
         self.underruns = 0
         self.stale = 0
 
@@ -116,7 +117,7 @@ class ReplyQueue:
         """The frame that is due now."""
         reply = self._head()
         if reply is None:
-            waiting = bool(self._replies) and self._replies[0].sent > 0
+            waiting = bool(self._replies) and self._replies[0].sent > 0 and not self.held
             self.underruns += waiting and not self._starved
             self._starved = waiting
             return Frame(self._fade_out())
@@ -129,7 +130,7 @@ class ReplyQueue:
 
     def _head(self) -> _Reply | None:
         """The reply that has a frame to give."""
-        while self._replies:
+        while self._replies and not self.held:
             reply = self._replies[0]
             complete = reply.ended or len(self._replies) > 1
             if reply.queued >= FRAME or (complete and reply.queued):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+# An error says what is wrong with a client's text, not all of it.
+_LONGEST_MESSAGE = 1000
+_LONGEST_PARAM = 200
+
 
 class WireError(Exception):
     """Answered with an `error` event; the session goes on.
@@ -28,7 +32,11 @@ class WireError(Exception):
         return {
             "type": self.kind,
             "code": self.code,
-            "message": str(self),
-            "param": self.param,
+            "message": _shortened(str(self), _LONGEST_MESSAGE),
+            "param": None if self.param is None else _shortened(self.param, _LONGEST_PARAM),
             "event_id": self.event_id,
         }
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."

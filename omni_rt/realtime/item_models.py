@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_PARTS = 256
+
 
 class InputText(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,7 +56,7 @@ class WireItem(BaseModel):
 class MessageItem(WireItem):
     type: Literal["message"]
     role: Literal["system", "user", "assistant"]
-    content: tuple[ContentPart, ...] = Field(min_length=1)
+    content: tuple[ContentPart, ...] = Field(min_length=1, max_length=MAX_PARTS)
 
 
 class CallItem(WireItem):

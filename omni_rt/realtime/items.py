@@ -26,6 +26,8 @@ from omni_rt.realtime.settings import AudioFormat
 from omni_rt.realtime.wire_audio import decode_base64, decode_clip
 
 MAX_PIXELS = 40_000_000
+# Longer side of a picture that is kept; no engine looks closer.
+KEPT_SIDE = 2048
 
 
 def decode_item(item: AnyItem, item_id: str, call_id: str, form: AudioFormat, path: str = "item") -> Item:
@@ -51,7 +53,8 @@ def _part(part: ContentPart, role: str, form: AudioFormat, path: str) -> Part:
             pcm = decode_clip(part.audio or "", form, f"{path}.audio")
             return Speech(part.transcript, pcm, len(pcm) * 1000 // INPUT_RATE)
         case InputImage():
-            return Picture(decode_image(part.image_url, f"{path}.image_url"), part.image_url, part.detail)
+            rgb = _fit(decode_image(part.image_url, f"{path}.image_url"), KEPT_SIDE)
+            return Picture(rgb, part.image_url, part.detail)
         case OutputAudio():
             return Speech(part.transcript or "")
         case _:
@@ -76,6 +79,10 @@ def decode_frame(text: str, param: str, longest: int) -> Rgb:
     Raises WireError.
     """
     rgb = decode_image(text, param) if text.startswith("data:") else _pixels(decode_base64(text, param), param)
+    return _fit(rgb, longest)
+
+
+def _fit(rgb: Rgb, longest: int) -> Rgb:
     height, width = rgb.shape[:2]
     size = fit(width, height, longest)
     if size == (width, height):

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from omni_rt.engine.api import Capabilities, RespondOptions
 from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.hints import Prompt, Reasoning
 from omni_rt.realtime.item_models import InputItem
 from omni_rt.realtime.settings import (
     AudioFormat,
@@ -16,6 +17,7 @@ from omni_rt.realtime.settings import (
     FunctionTool,
     PcmFormat,
     ToolChoice,
+    VoiceId,
     WireModel,
     WireSession,
     check_tool_set,
@@ -30,7 +32,7 @@ MAX_INPUT_ITEMS = 256
 
 class ResponseAudioOutput(WireModel):
     format: AudioFormat | None = None
-    voice: str | dict[str, str] | None = None
+    voice: str | VoiceId | None = None
 
 
 class ResponseAudio(WireModel):
@@ -52,8 +54,8 @@ class ResponseParams(WireModel):
     input: tuple[InputItem, ...] | None = Field(None, max_length=MAX_INPUT_ITEMS)
     audio: ResponseAudio | None = None
     parallel_tool_calls: bool | None = None
-    prompt: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
+    prompt: Prompt | None = None
+    reasoning: Reasoning | None = None
 
     @property
     def out_of_band(self) -> bool:

@@ -10,17 +10,16 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
     ValidationError,
     field_validator,
-    model_serializer,
 )
 
 from omni_rt.engine.api import Capabilities, EngineError, Tool
 from omni_rt.engine.tool_schema import check_tools
 from omni_rt.media.tempo import FASTEST, SLOWEST
 from omni_rt.realtime.errors import WireError
+from omni_rt.realtime.hints import NoiseReduction, Prompt, Reasoning, Tracing, Transcription
 
 
 class WireModel(BaseModel):
@@ -77,30 +76,20 @@ class SemanticVad(WireModel):
 TurnDetection = Annotated[ServerVad | SemanticVad, Field(discriminator="type")]
 
 
-class Transcription(WireModel):
-    """How the client would like to be transcribed; the engine has one way, so only `language` means anything."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    model: str | None = None
-    language: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_set(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Pipecat takes a model that is null for a fault and never reads another event."""
-        return {name: value for name, value in dump(self).items() if value is not None}
-
-
 class InputAudio(WireModel):
     format: AudioFormat = PcmFormat()
     transcription: Transcription | None = Transcription()
-    noise_reduction: dict[str, Any] | None = None
+    noise_reduction: NoiseReduction | None = None
     turn_detection: TurnDetection | None = SemanticVad()
+
+
+class VoiceId(WireModel):
+    id: str
 
 
 class OutputAudio(WireModel):
     format: AudioFormat = PcmFormat()
-    voice: str | dict[str, str] = ""
+    voice: str | VoiceId = ""
     speed: float = Field(1.0, ge=SLOWEST, le=FASTEST)
 
 
@@ -159,10 +148,10 @@ class WireSession(WireModel):
     max_output_tokens: Annotated[int, Field(ge=1, le=4096)] | Literal["inf"] = "inf"
     truncation: Literal["auto", "disabled"] | RetentionRatio = "auto"
     include: tuple[Literal["item.input_audio_transcription.logprobs"], ...] | None = None
-    tracing: Literal["auto"] | dict[str, Any] | None = None
-    prompt: dict[str, Any] | None = None
+    tracing: Literal["auto"] | Tracing | None = None
+    prompt: Prompt | None = None
     parallel_tool_calls: bool | None = None
-    reasoning: dict[str, Any] | None = None
+    reasoning: Reasoning | None = None
 
     @property
     def voice(self) -> str:
@@ -190,12 +179,15 @@ SERVER_OWNED = ("id", "object", "expires_at")
 # What a validation error's path names beside fields: the member of a union that was tried.
 UNION_TAGS: set[str | int] = {
     *("audio/pcm", "audio/pcmu", "audio/pcma"),
-    *("server_vad", "semantic_vad", "function", "FunctionChoice", "RetentionRatio"),
+    *("server_vad", "semantic_vad", "function", "FunctionChoice", "RetentionRatio", "Tracing", "InputText", "VoiceId"),
     *("message", "function_call", "function_call_output", "item_reference"),
     *("input_text", "input_audio", "input_image", "output_text", "output_audio", "text"),
     *("str", "int", "bool", "float"),
 }
 
+
+# As much as of instructions.
+MAX_TOOLS_SIZE = 100_000
 
 # Clients name one of these even where their user has not.
 OPENAI_VOICES = {"alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"}
@@ -260,7 +252,7 @@ def wire_error(error: ValidationError, root: str) -> WireError:
     """The first of a validation's faults that lie deepest, with the field's path as `param`."""
     found = [
         ([root, *(str(part) for part in fault["loc"] if not _is_tag(part))], fault)
-        for fault in error.errors(include_url=False)
+        for fault in error.errors(include_url=False, include_input=False, include_context=False)
     ]
     parts, fault = max(found, key=lambda one: len(one[0]))
     path = ".".join(parts)
@@ -280,8 +272,8 @@ def _check(session: WireSession, capabilities: Capabilities) -> None:
     check_tool_set(session.tools, capabilities, "session.tools")
 
 
-def voice_id(named: str | Mapping[str, str]) -> str:
-    return named if isinstance(named, str) else named.get("id", "")
+def voice_id(named: str | VoiceId) -> str:
+    return named if isinstance(named, str) else named.id
 
 
 def check_voice(voice: str, capabilities: Capabilities, param: str) -> None:
@@ -296,6 +288,11 @@ def check_voice(voice: str, capabilities: Capabilities, param: str) -> None:
 
 def check_tool_set(tools: tuple[FunctionTool, ...], capabilities: Capabilities, param: str) -> None:
     """Raises WireError for tools that cannot be called."""
+    size = sum(len(tool.model_dump_json()) for tool in tools)
+    if size > MAX_TOOLS_SIZE:
+        raise WireError(
+            "invalid_value", f"Tools may have {MAX_TOOLS_SIZE} bytes of JSON in all; these have {size}.", param
+        )
     if tools and not capabilities.tools:
         raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", param)
     try:

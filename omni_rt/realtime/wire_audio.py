@@ -52,11 +52,16 @@ class AudioDecoder:
 
     def __init__(self, form: AudioFormat) -> None:
         self.form = form
-        self._resampler = Resampler(wire_rate(form), INPUT_RATE)
+        self.rate = wire_rate(form)
+        self._resampler = Resampler(self.rate, INPUT_RATE)
 
-    def feed(self, text: str, param: str) -> Pcm:
-        """Raises WireError naming `param`; a few samples stay inside."""
-        return self._resampler.feed(decode_samples(text, self.form, param))
+    def samples(self, text: str, param: str) -> Pcm:
+        """What a piece holds, at `rate`. Raises WireError naming `param`."""
+        return decode_samples(text, self.form, param)
+
+    def feed(self, samples: Pcm) -> Pcm:
+        """A few samples stay inside."""
+        return self._resampler.feed(samples)
 
 
 class AudioEncoder:

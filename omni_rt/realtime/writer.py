@@ -227,6 +227,7 @@ class ResponseWriter:
         self._events.emit(f"output_audio_buffer.{what}", response_id=self.id)
 
     def _body(self, status: str, details: dict[str, Any] | None = None, usage: Usage | None = None) -> dict[str, Any]:
+        output = self._session.audio.output
         return {
             "object": "realtime.response",
             "id": self.id,
@@ -235,7 +236,7 @@ class ResponseWriter:
             "status_details": details,
             "output": [encode_item(item) for item in self._output],
             "output_modalities": ["audio" if self._spoken else "text"],
-            "audio": {"output": self._session.audio.output.model_dump(mode="json", include={"format", "voice"})},
+            "audio": {"output": {"format": output.format.model_dump(mode="json"), "voice": self._session.voice}},
             "max_output_tokens": self._session.max_output_tokens,
             "metadata": self._metadata,
             "usage": _usage(usage) if usage else None,

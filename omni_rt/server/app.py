@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -22,6 +23,7 @@ from omni_rt.engine.api import EngineError
 from omni_rt.engine.remote import RemoteEngine
 from omni_rt.media.hearing import Ears, Hearing, Report
 from omni_rt.models.store import ModelMissing, ModelStore
+from omni_rt.server import dashscope
 from omni_rt.server.calls import Calls
 from omni_rt.server.door import Door, Guard, cross_origin
 from omni_rt.server.metrics import Metrics
@@ -42,6 +44,7 @@ def api_routes(calls: Calls, door: Door) -> list[BaseRoute]:
         Route("/v1/realtime/client_secrets", calls.make_client_secret, methods=["POST"], middleware=guard),
         Route("/v1/realtime/ice_servers", calls.tell_ice_servers, methods=["GET"], middleware=guard),
         WebSocketRoute("/v1/realtime", calls.websocket, middleware=guard),
+        WebSocketRoute("/api-ws/v1/realtime", partial(dashscope.serve, calls), middleware=guard),
     ]
 
 
@@ -105,6 +108,7 @@ class Server:
         return JSONResponse(body, 200 if health.state == "ready" else 503)
 
     async def show_metrics(self, _: Request) -> Response:
+        self.metrics.tasks.set(len(asyncio.all_tasks()))
         self.metrics.worker_restarts.set(self.engine.health.restarts)
         self.metrics.observe_transports(session.transport for session in self.calls.places)
         return Response(self.metrics.render(), media_type=CONTENT_TYPE_LATEST)

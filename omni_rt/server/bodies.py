@@ -14,6 +14,7 @@ from starlette.types import Message, Receive
 
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.settings import WireModel, wire_error
+from omni_rt.realtime.strict_json import fault
 
 MAX_BODY_BYTES = 256 * 1024
 
@@ -37,12 +38,7 @@ async def read_body(request: Request, code: str = "body_too_large") -> bytes:
 
 def read_secret_request(body: bytes) -> tuple[int, dict[str, Any]]:
     """The lifetime in seconds and the session settings of a client secret. Raises WireError."""
-    try:
-        request = json.loads(body or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise WireError("invalid_json", f"The body is not valid JSON: {error}.") from error
-    if not isinstance(request, dict):
-        raise WireError("invalid_value", "The body is not a JSON object.")
+    request = _object(body or b"{}", "The body", None)
     for name in request:
         if name not in ("expires_after", "session"):
             raise WireError("unknown_parameter", f"Unknown parameter: '{name}'.", name)
@@ -70,7 +66,7 @@ async def read_offer(request: Request) -> tuple[str, dict[str, Any]]:
         )
     try:
         async with Request(request.scope, _replay(body)).form(max_part_size=MAX_BODY_BYTES) as form:
-            parts = {name: await _part(form.get(name)) for name in ("sdp", "session")}
+            parts = {name: await _part(form.get(name), name) for name in ("sdp", "session")}
     except (HTTPException, MultiPartException, KeyError) as error:
         reason = getattr(error, "detail", "") or str(error)
         raise WireError("invalid_form", f"The multipart form cannot be read: {reason}.") from error
@@ -78,24 +74,32 @@ async def read_offer(request: Request) -> tuple[str, dict[str, Any]]:
         raise WireError("missing_required_parameter", "The form has no part 'sdp'.", "sdp")
     if parts["session"] is None:
         return parts["sdp"], {}
+    return parts["sdp"], _object(parts["session"], "The part 'session'", "session")
+
+
+def _object(text: str | bytes, what: str, param: str | None) -> dict[str, Any]:
+    """Raises WireError where it is no JSON object that can be taken."""
     try:
-        session = json.loads(parts["session"])
-    except ValueError as error:
-        raise WireError("invalid_json", f"The part 'session' is not valid JSON: {error}.", "session") from error
-    if not isinstance(session, dict):
-        raise WireError("invalid_value", "The part 'session' is not a JSON object.", "session")
-    return parts["sdp"], session
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError("invalid_json", f"{what} is not valid JSON: {error}.", param) from error
+    if wrong := fault(value):
+        raise WireError("invalid_json", f"{what} is not taken: {wrong}.", param)
+    if not isinstance(value, dict):
+        raise WireError("invalid_value", f"{what} is not a JSON object.", param)
+    return value
 
 
-async def _part(value: str | UploadFile | None) -> str | None:
-    return _text(await value.read(), "sdp") if isinstance(value, UploadFile) else value
+async def _part(value: str | UploadFile | None, name: str) -> str | None:
+    return _text(await value.read(), name) if isinstance(value, UploadFile) else value
 
 
 def _text(data: bytes, param: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise WireError("invalid_sdp", f"'{param}' is not UTF-8 text: {error}.", param) from error
+        code = "invalid_sdp" if param == "sdp" else "invalid_json"
+        raise WireError(code, f"'{param}' is not UTF-8 text: {error}.", param) from error
 
 
 def _replay(body: bytes) -> Receive:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.requests import Request
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 MAX_QUEUED_EVENTS = 10_000
 # WebSocket close code "try again later".
 TRY_AGAIN_LATER = 1013
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+ReadEvents = Callable[[Session], Coroutine[Any, Any, None]]
 
 HTTP_STATUS = {
     "busy": 429,
@@ -76,6 +80,9 @@ class Calls:
         except SdpError as error:
             await session.close("the offer could not be answered")
             return self._refuse(WireError(error.code, str(error), "sdp"))
+        except BaseException:
+            await session.close("the call could not be made")
+            raise
         session.attach(transport, read_events)
         self._metrics.opened.labels("webrtc").inc()
         return PlainTextResponse(
@@ -118,18 +125,32 @@ class Calls:
         if call_id is not None:
             await self._sideband(socket, call_id)
             return
+        session = await self.seat(socket)
+        if session is not None:
+            transport = WebSocketTransport(socket, session, session.replies.audio_event, MAX_QUEUED_EVENTS)
+            await self.talk(session, transport, read_events)
+
+    async def seat(
+        self, socket: WebSocket, defaults: Mapping[str, Any] = EMPTY, update: Mapping[str, Any] = EMPTY
+    ) -> Session | None:
+        """Accept a WebSocket and open a session for it; None if there is none, which it was told by an `error` event.
+
+        The session begins with `defaults`, over which go a client secret's settings and then `update`.
+        """
         await _accept(socket)
         try:
-            session = await self._open("sess", grant_of(socket), {})
+            return await self._open("sess", grant_of(socket), update, defaults)
         except WireError as error:
             self._metrics.refused.labels(error.code).inc()
             sent: list[dict[str, Any]] = []
             EventWriter(sent.append).error(error)
             await socket.send_text(json.dumps(sent[0]))
             await socket.close(TRY_AGAIN_LATER, str(error)[:120])
-            return
-        transport = WebSocketTransport(socket, session, session.replies.audio_event, MAX_QUEUED_EVENTS)
-        session.attach(transport, read_events)
+            return None
+
+    async def talk(self, session: Session, transport: WebSocketTransport, read: ReadEvents) -> None:
+        """Carry a WebSocket's events until either side ends; `read` consumes the client's."""
+        session.attach(transport, read)
         self._metrics.opened.labels("websocket").inc()
         await transport.run()
         await session.close("the WebSocket ended")
@@ -155,9 +176,11 @@ class Calls:
             wire = merge(wire, update, capabilities)
         return wire
 
-    async def _open(self, prefix: str, grant: Grant, update: Mapping[str, Any]) -> Session:
+    async def _open(
+        self, prefix: str, grant: Grant, update: Mapping[str, Any], defaults: Mapping[str, Any] = EMPTY
+    ) -> Session:
         """A session with a place at the door and in the engine. Raises WireError."""
-        wire = self._wire(grant.session, update)
+        wire = self._wire(defaults, grant.session, update)
         if prefix == "rtc":
             check_track_formats(wire)
         session = Session(new_id(prefix), self._settings, self._engine, self._make_hearing, wire, self._metrics.observe)

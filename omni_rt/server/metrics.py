@@ -23,6 +23,7 @@ class Metrics:
         self.opened = Counter("omni_sessions_opened", "Sessions opened", ["transport"], registry=self.registry)
         self.refused = Counter("omni_sessions_refused", "Sessions refused", ["code"], registry=self.registry)
         self.worker_restarts = Gauge("omni_worker_restarts", "Engine worker restarts so far", registry=self.registry)
+        self.tasks = Gauge("omni_tasks", "Tasks of the event loop", registry=self.registry)
         self.input_buffered_ms = Gauge(
             "omni_input_buffered_ms", "Microphone audio held back, largest of all sessions", registry=self.registry
         )

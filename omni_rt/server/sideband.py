@@ -30,6 +30,9 @@ class _Line:
         if not self._session.ended.is_set():
             self._session.on_event(raw)
 
+    async def until_taken(self) -> None:
+        await self._session.until_taken()
+
     def on_sent(self, sent: SentAudio) -> None:
         """The call's own transport carries its audio."""
 

@@ -21,10 +21,12 @@ from omni_rt.realtime.client_events import (
     ResponseCancel,
     ResponseCreate,
     SessionUpdate,
+    Translate,
     parse,
 )
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.item_models import AnyItem, InputItem, ItemReference, MessageItem
+from omni_rt.realtime.item_sizes import check_size
 from omni_rt.realtime.items import decode_item, encode_item
 from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import check_track_formats, merge
@@ -39,16 +41,21 @@ log = logging.getLogger(__name__)
 # Less audio than this is no utterance.
 MIN_COMMIT_MS = 100
 # Longest stretch of audio that enters the session at once, so that an upload does not hold the event loop.
-APPEND_STEP = 16_000
+APPEND_STEP_S = 1
+# Longest event that is translated on the event loop; it takes a few milliseconds.
+LARGE_EVENT = 2**16
 
 
-async def read_events(session: Session) -> None:
-    """Consume a session's client events until cancelled; whatever is wrong with one costs only that one."""
+async def read_events(session: Session, translate: Translate | None = None) -> None:
+    """Consume a session's client events until cancelled; whatever is wrong with one costs only that one.
+
+    `translate` makes them ours where the client speaks another protocol; what it raises beside WireError ends this.
+    """
     commands = _Commands(session)
     while True:
         raw = await session.next_event()
         try:
-            event = parse(raw, session.settings.server.max_event_bytes)
+            event = await _parse(raw, session.settings.server.max_event_bytes, translate)
         except WireError as error:
             session.events.error(error)
             continue
@@ -66,6 +73,13 @@ async def read_events(session: Session) -> None:
             session.events.error(
                 WireError("internal", f"The server failed: {error}.", None, event.event_id, "server_error")
             )
+
+
+async def _parse(raw: str | bytes, max_bytes: int, translate: Translate | None) -> AnyEvent:
+    """Off the event loop where a translation has much to do."""
+    if translate is None or len(raw) < LARGE_EVENT:
+        return parse(raw, max_bytes, translate)
+    return await asyncio.to_thread(parse, raw, max_bytes, translate)
 
 
 def _no_such_item(event: AnyEvent) -> str:
@@ -101,6 +115,7 @@ class _Commands:
                 self._session.events.emit("conversation.item.retrieved", item=encode_item(item))
             case ItemDelete():
                 self._session.conversation.remove(event.item_id)
+                self._session.replies.deleted(event.item_id)
                 self._session.rebuild_context()
                 self._session.events.item_deleted(event.item_id)
             case ItemTruncate():
@@ -124,14 +139,47 @@ class _Commands:
             self._decoder = AudioDecoder(wire.audio.input.format)
         if engine_settings(wire) != engine_settings(before) and session.link.session is not None:
             session.link.session.configure(engine_settings(wire))
-        session.act(session.duplex.set_policy(duplex_policy(wire, session.settings.turn)))
+        policy = duplex_policy(wire, session.settings.turn, overhears=session.capabilities.overhears)
+        session.act(session.duplex.set_policy(policy))
         session.events.session("session.updated", wire)
 
     async def _append(self, event: AudioAppend) -> None:
-        pcm = self._decoder.feed(event.audio, "audio")
-        for start in range(0, len(pcm), APPEND_STEP):
-            self._session.on_audio(pcm[start : start + APPEND_STEP], False)
+        limits, decoder = self._session.settings.server, self._decoder
+        size = len(event.audio) * 3 // 4
+        if size > limits.max_append_bytes:
+            raise WireError(
+                "append_too_large",
+                f"'audio' has some {size} bytes of sound; one append may have {limits.max_append_bytes} "
+                "(server.max_append_bytes). Send it in shorter pieces.",
+                "audio",
+            )
+        samples = decoder.samples(event.audio, "audio")
+        self._check_buffer(len(samples) / decoder.rate)
+        step = APPEND_STEP_S * decoder.rate
+        for start in range(0, len(samples), step):
+            self._session.on_audio(decoder.feed(samples[start : start + step]), False)
             await asyncio.sleep(0)
+
+    def _check_buffer(self, coming_s: float) -> None:
+        """Where only the client ends an utterance, what is in the buffer stays as it is until it does."""
+        session, limit = self._session, self._session.settings.server.max_buffered_audio_s
+        waiting_s = session.utterance_ms / 1000
+        if session.duplex.policy.turns is None and waiting_s + coming_s > limit:
+            raise WireError(
+                "input_audio_buffer_full",
+                f"{waiting_s:.1f} s of sound wait for a commit and this append has {coming_s:.1f} s; {limit} s may "
+                "wait (server.max_buffered_audio_s). Commit or clear the buffer first.",
+                "audio",
+            )
+
+    def _check_room(self) -> None:
+        """Raises WireError where the conversation has as many items as it may."""
+        count, limit = len(self._session.conversation), self._session.settings.server.max_items
+        if count >= limit:
+            raise WireError(
+                "too_many_items",
+                f"The conversation has {count} items; it may have {limit} (server.max_items). Delete some first.",
+            )
 
     async def _append_image(self, event: ImageAppend) -> None:
         if self._has_track:
@@ -152,12 +200,13 @@ class _Commands:
 
     async def _create_item(self, event: ItemCreate) -> None:
         session = self._session
+        self._check_room()
         item = await self._decode(event.item, "item")
         at_end = event.previous_item_id in (None, session.conversation.last_id())
         try:
             previous = session.conversation.add(item, event.previous_item_id)
         except ValueError as error:
-            raise WireError("item_exists", f"{error}.", "item.id") from error
+            raise WireError("item_create_duplicate_item_id", f"{error}.", "item.id") from error
         if at_end:
             self._append_to_context(item)
         else:
@@ -171,6 +220,7 @@ class _Commands:
 
     async def _decode(self, item: AnyItem, path: str) -> Item:
         """Off the event loop where there is sound or a picture. Raises WireError naming the field, within `path`."""
+        check_size(item, self._session.settings.server, path)
         given = item.id or new_id("item"), new_id("call"), self._session.wire.audio.input.format, path
         if isinstance(item, MessageItem) and any(part.type != "input_text" for part in item.content):
             return await asyncio.to_thread(decode_item, item, *given)
@@ -211,7 +261,12 @@ class _Commands:
             raise WireError(
                 "conversation_already_has_active_response", "A response is being made; cancel it or wait for its end."
             )
-        session.next_params = params
+        if session.asked is not None:
+            raise WireError(
+                "conversation_already_has_active_response",
+                "A response was asked for and begins when what is being said has been said; wait for it.",
+            )
+        session.asked = params, event.event_id
         session.act(session.duplex.create_reply())
 
     async def _own_input(self, given: tuple[InputItem, ...]) -> tuple[ContextItem, ...]:
@@ -233,5 +288,8 @@ class _Commands:
             return
         active = session.replies.active_response
         if not session.duplex.making or (event.response_id is not None and event.response_id != active):
-            raise WireError("response_cancel_not_active", "There is no such response being made.", "response_id")
+            # livekit's plugin looks for the words that OpenAI begins with, to pass over a cancel that came too late.
+            raise WireError(
+                "response_cancel_not_active", "Cancellation failed: no such response is being made.", "response_id"
+            )
         session.act(session.duplex.cancel_reply())

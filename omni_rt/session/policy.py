@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from omni_rt.config import TurnSettings
 from omni_rt.core.duplex import DuplexPolicy
+from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.turns import TurnPolicy
 from omni_rt.core.window import CHARACTER, ITEM
 from omni_rt.engine.api import SessionSettings
@@ -28,14 +29,16 @@ _EAGERNESS = {
 }
 
 
-def duplex_policy(session: WireSession, turn: TurnSettings) -> DuplexPolicy:
-    """`turn_detection: null` is push-to-talk."""
+def duplex_policy(session: WireSession, turn: TurnSettings, *, overhears: bool) -> DuplexPolicy:
+    """`turn_detection: null` is push-to-talk. `overhears`: the engine tells the words of what overlaps a reply."""
     detection = session.audio.input.turn_detection
+    overlap = OverlapPolicy(turn.interrupt_ms, by_words=overhears and turn.by_words, hold_ms=turn.hold_ms)
     if detection is None:
-        return DuplexPolicy(None, turn.interrupt_ms)
+        return DuplexPolicy(None, overlap)
     return DuplexPolicy(
         _turn_policy(detection, turn),
-        turn.interrupt_ms,
+        overlap,
+        duck_ms=turn.duck_ms,
         create_reply=detection.create_response,
         interrupt_reply=detection.interrupt_response,
     )

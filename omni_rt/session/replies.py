@@ -75,6 +75,7 @@ class Replies:
         self._past: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._silenced: asyncio.Future[float] | None = None
+        self._held_at: float | None = None
         self.conversation_id = new_id("conv")
         self.playout = Playout()
         self.spoke = False
@@ -157,7 +158,7 @@ class Replies:
             self._transport.clear()
         if onset_at is not None:
             reply.moments.mark("interrupt_onset", onset_at)
-        reply.moments.mark("output_silent")
+        reply.moments.mark("output_silent", self._held_at)
         heard_ms = round(self.playout.heard_ms(reply.generation, monotonic_ms()))
         asked: Awaitable[str] | None = None
         if self._link.session is not None and action.reason != "engine_lost":
@@ -177,6 +178,14 @@ class Replies:
             else:
                 self._spawn(self._settle(reply, heard_ms, asked))
         self.playout.forget(reply.generation)
+
+    def loudness(self, gain: float, held: bool = False) -> None:
+        """How loud replies are played, 0 to 1, or that nothing is until this is called again."""
+        if self._transport is not None:
+            paused = held and self._transport.server_plays
+            self._held_at = (self._held_at or monotonic_ms()) if paused else None
+            self._transport.set_gain(gain)
+            self._transport.hold(held)
 
     def finish(self, generation: int) -> None:
         """Everything was played."""
@@ -202,6 +211,12 @@ class Replies:
         else:
             self._settled(reply, heard_ms, reply.estimate_heard(heard_ms))
         return reply.known
+
+    def deleted(self, item_id: str) -> None:
+        """The client deleted this item; one that it makes of the same id is no reply."""
+        for reply in self._past:
+            if reply.message_id == item_id:
+                reply.message_id = None
 
     def context_restored(self) -> None:
         """The engine has the replies so far as items; it cannot cut them any more."""

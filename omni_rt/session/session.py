@@ -17,28 +17,33 @@ from omni_rt.core.actions import (
     DropUtterance,
     Duck,
     FinishReply,
+    Hold,
     JudgeEnd,
     OpenUtterance,
+    Overhear,
     ReleaseReply,
     StartReply,
     StopReply,
     Unduck,
 )
+from omni_rt.core.completeness import completeness
 from omni_rt.core.conversation import Conversation, Item, Speech
-from omni_rt.core.duplex import Duplex
+from omni_rt.core.duplex import Duplex, ReplyPhase
+from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EndScore, Timeline
-from omni_rt.core.window import ContextWindow
 from omni_rt.engine.api import Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
-from omni_rt.realtime.settings import RetentionRatio, WireSession
+from omni_rt.realtime.settings import WireSession
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
-from omni_rt.session.policy import duplex_policy, engine_settings, fixed_weight
+from omni_rt.session.overhearing import Overhearing
+from omni_rt.session.policy import duplex_policy, engine_settings
 from omni_rt.session.replies import Replies
+from omni_rt.session.room import Room
 from omni_rt.session.side_replies import SideReplies
 from omni_rt.transport.base import SentAudio, Transport
 
@@ -48,6 +53,8 @@ log = logging.getLogger(__name__)
 KEPT_SILENCE_MS = 5000
 # A muted microphone's zeros come out of Opus as a few steps; a sound has more.
 SILENCE_PEAK = 16
+# A client's events beyond this size that wait to be carried out hold up what comes after them.
+WAITING_BYTES = 2**20
 
 
 class SessionHearing(Protocol):
@@ -84,7 +91,8 @@ class Utterance:
 class Session:
     """Listens to a transport, to hearing and to an engine, all on one event loop.
 
-    `ended` is set once. `active_at` (monotonic seconds) is when the client last sent an event or a sound that is not
+    `asked` is the response that the client asked for and that has not begun, with the event's id. `ended` is set once.
+    `active_at` (monotonic seconds) is when the client last sent an event or a sound that is not
     mere silence. `watchers` get each server event beside the transport.
     """
 
@@ -104,21 +112,24 @@ class Session:
         self.conversation = Conversation()
         self.transport: Transport | None = None
         self.events = EventWriter(self._send)
-        self.duplex = Duplex(duplex_policy(wire, settings.turn))
+        self.duplex = Duplex(duplex_policy(wire, settings.turn, overhears=engine.capabilities.overhears))
         self.link = EngineLink(
             engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
         )
         self.replies = Replies(self.link, self.conversation, self.events, self.duplex, self.act, on_moments)
-        self._window = ContextWindow(engine.capabilities.context_tokens)
+        self._room = Room(self.conversation, engine.capabilities.context_tokens, settings.server.max_items)
         self.side_replies = SideReplies(engine, session_id, self.events)
+        self._overhearing = Overhearing(self.link, lambda: engine_settings(self.wire).language, self._on_overheard)
         self._turn: Moments | None = None
-        self.next_params: ResponseParams | None = None
+        self.asked: tuple[ResponseParams, str | None] | None = None
         self._timeline = Timeline()
         self._log = AudioLog(KEPT_SILENCE_MS)
         self._clock_offset_ms = 0.0
         self._utterance: Utterance | None = None
         self._hearing = make_hearing(self._on_heard)
         self._events_in: asyncio.Queue[str | bytes] = asyncio.Queue()
+        self._waiting_bytes = 0
+        self._taken = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.active_at = time.monotonic()
@@ -140,11 +151,13 @@ class Session:
         if self.ended.is_set():
             return
         self.ended.set()
+        self._taken.set()
         if self._reader is not None:
             self._reader.cancel()
         self._hearing.close()
         await self.replies.close()
         await self.side_replies.close()
+        await self._overhearing.close()
         await self.link.close()
         if self.transport is not None:
             await self.transport.close()
@@ -165,7 +178,16 @@ class Session:
         return self.now_ms - self._utterance.from_ms if self._utterance else 0
 
     async def next_event(self) -> str | bytes:
-        return await self._events_in.get()
+        raw = await self._events_in.get()
+        self._waiting_bytes -= len(raw)
+        self._taken.set()
+        return raw
+
+    async def until_taken(self) -> None:
+        """Wait until the client's events are being carried out and few are left."""
+        while self._waiting_bytes > WAITING_BYTES and not self.ended.is_set():
+            self._taken.clear()
+            await self._taken.wait()
 
     # -- from the transport
 
@@ -193,6 +215,7 @@ class Session:
 
     def on_event(self, raw: str | bytes) -> None:
         self.active_at = time.monotonic()
+        self._waiting_bytes += len(raw)
         self._events_in.put_nowait(raw)
 
     def on_sent(self, sent: SentAudio) -> None:
@@ -222,6 +245,8 @@ class Session:
             return
         if utterance is not None and transcript.item_id == utterance.item_id:
             utterance.understood = transcript
+            language = engine_settings(self.wire).language
+            self.act(self.duplex.understood(completeness(transcript.text, language)))
             return
         if transcript.item_id not in self.conversation:
             return
@@ -261,6 +286,9 @@ class Session:
             return
         self.act(self.duplex.activity(heard) if isinstance(heard, Activity) else self.duplex.score(heard))
 
+    def _on_overheard(self, at_ms: int, kind: Meaning) -> None:
+        self.act(self.duplex.overheard(at_ms, kind))
+
     # -- what the core wants
 
     def act(self, actions: list[Action]) -> None:
@@ -288,9 +316,13 @@ class Session:
                     self.replies.finish(generation)
                     self._fit_context()
                 case Duck():
-                    self._gain(self.settings.turn.duck_gain)
+                    self.replies.loudness(self.settings.turn.duck_gain)
+                case Hold():
+                    self.replies.loudness(self.settings.turn.duck_gain, held=True)
                 case Unduck():
-                    self._gain(1.0)
+                    self.replies.loudness(1.0)
+                case Overhear(from_ms, to_ms):
+                    self._overhearing.ask(self._log.slice(from_ms, to_ms), to_ms)
 
     def _open_utterance(self, from_ms: int) -> None:
         self._utterance = Utterance(new_id("item"), from_ms, StableWords(), self.duplex.policy.turns is not None)
@@ -319,6 +351,8 @@ class Session:
         self.events.item(item, previous)
         if utterance.understood is not None:
             self.on_transcript(utterance.understood)
+        if self.duplex.phase is ReplyPhase.NONE and self._shed():
+            self.rebuild_context()
 
     def _drop_utterance(self) -> None:
         self._utterance = None
@@ -328,8 +362,10 @@ class Session:
     def _start_reply(self, generation: int, speculative: bool) -> None:
         if not speculative:
             moments, self._turn = self._turn or Moments(), None
-            params, self.next_params = self.next_params, None
-            self.replies.start(generation, self.wire, moments, params, refused=self._no_room())
+            params, event_id = self.asked or (None, None)
+            self.asked = None
+            refused = self._room.refusal(self.wire, event_id)
+            self.replies.start(generation, self.wire, moments, params, refused=refused)
             return
         utterance, engine = self._utterance, self.link.session
         assert utterance is not None
@@ -355,39 +391,24 @@ class Session:
             engine.append_audio(missed)
 
     def _fit_context(self) -> None:
-        """After a reply: let the oldest exchanges leave the context if the session's truncation says so."""
-        usage, fixed, items = self.replies.latest_usage, fixed_weight(self.wire), self.conversation.remembered()
-        self._window.counted(usage.input_tokens + usage.output_tokens, fixed, items)
-        rule = self.wire.truncation
-        if not isinstance(rule, RetentionRatio):
-            return
-        limit = rule.token_limits.post_instructions if rule.token_limits else None
-        if gone := self._window.excess(items, fixed, rule.retention_ratio, limit):
-            self.conversation.forget(gone)
+        """After a reply: what does not fit any more leaves, unless the next reply is being made on it."""
+        self._room.counted(self.replies.latest_usage, self.wire)
+        if self.duplex.phase is ReplyPhase.NONE and self._room.forget(self.wire) | self._shed():
             self.rebuild_context()
 
-    def _no_room(self) -> WireError | None:
-        """Why a reply cannot be made where nothing may leave the context."""
-        tokens = self._window.tokens(fixed_weight(self.wire), self.conversation.remembered())
-        if self.wire.truncation != "disabled" or tokens <= self._window.limit:
-            return None
-        return WireError(
-            "context_full",
-            f"The conversation takes some {tokens:.0f} tokens, {self._window.limit:.0f} are allowed, and "
-            '\'session.truncation\' is "disabled"; set it to "auto", or delete items.',
-            "session.truncation",
-        )
+    def _shed(self) -> bool:
+        gone = self._room.shed()
+        for item_id in gone:
+            self.events.item_deleted(item_id)
+        return bool(gone)
 
     def _end_long_utterance(self) -> None:
         """Commit it where turns are found; clear it where the client finds them, as it may hold nothing at all."""
         found = self.duplex.policy.turns is not None
         limit, what = self.settings.server.max_buffered_audio_s, "committed" if found else "cleared"
-        self.events.error(WireError("utterance_too_long", f"An utterance may last {limit} s; this one was {what}."))
+        message = f"An utterance may last {limit} s (server.max_buffered_audio_s); this one was {what}. Pause sooner."
+        self.events.error(WireError("utterance_too_long", message))
         self.act(self.duplex.commit_by_client(self.now_ms) if found else self.duplex.clear_by_client())
-
-    def _gain(self, gain: float) -> None:
-        if self.transport is not None:
-            self.transport.set_gain(gain)
 
     def _wall(self, at_ms: int) -> float:
         """Server monotonic ms of a place on the timeline."""

@@ -6,6 +6,7 @@ whether anything arrives. Importing this module fails, naming the version, if on
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -48,6 +49,23 @@ _check(
         (RTCSctpTransport, _RECEIVE_WINDOW),
     ]
 )
+
+
+async def close_half_made(pc: RTCPeerConnection) -> None:
+    """Free a connection whose negotiation failed; where that left it in a state that aiortc cannot close, its
+    transports."""
+    try:
+        await pc.close()
+    except Exception:
+        transports = {transceiver.receiver.transport for transceiver in pc.getTransceivers()}
+        if pc.sctp is not None:
+            transports.add(pc.sctp.transport)
+        for transport in transports - {None}:
+            with contextlib.suppress(Exception):
+                await transport.stop()
+            with contextlib.suppress(Exception):
+                await transport.transport.stop()
+        pc.remove_all_listeners()
 
 
 class _AudioTap(JitterBuffer):

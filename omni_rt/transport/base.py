@@ -69,6 +69,9 @@ class Transport(Protocol):
     def set_gain(self, gain: float) -> None:
         """Scale what is sent from now on, 0 to 1, ramped over one packet (ducking)."""
 
+    def hold(self, on: bool) -> None:
+        """Send no audio of replies while on, and lose none; then go on where it stood."""
+
     def clear(self) -> None:
         """Drop all audio that was not sent yet."""
 

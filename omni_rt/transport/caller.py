@@ -132,7 +132,8 @@ class Caller:
     `events` and `notes` are queues of what came over `oai-events` and `omni-moments`; None in `events` means the
     connection is gone. `on_audio` gets the assistant's sound as it arrives. With `reports` the server is told every
     100 ms what arrived; a client with a loudspeaker calls `report_playout` itself. `session` is sent with the offer.
-    `exchange`, from offer to answer, stands in for HTTP. `call_id` is what the server calls the call.
+    `exchange`, from offer to answer, stands in for HTTP. `call_id` is what the server calls the call. A `microphone` of
+    the caller's own replaces the one that plays what `speak` is given.
     """
 
     def __init__(
@@ -147,10 +148,11 @@ class Caller:
         session: dict[str, Any] | None = None,
         api_key: str = "",
         exchange: Callable[[str], Awaitable[str]] | None = None,
+        microphone: Microphone | None = None,
     ) -> None:
         self.events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self.notes: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.microphone = Microphone(microphone_rate)
+        self.microphone = microphone or Microphone(microphone_rate)
         self.call_id = ""
         self._server = server.rstrip("/")
         self._session = session

@@ -41,6 +41,7 @@ def read_offer(text: str) -> Offer:
     except Exception as error:
         # The parser asserts, indexes and unpacks; whatever it raises means the same.
         raise SdpError("invalid_sdp", f"The SDP offer cannot be read ({type(error).__name__}: {error}).") from error
+    _check_bundle(description)
     for media in description.media:
         _check_media(media)
     audio = [media for media in description.media if media.kind == "audio"]
@@ -55,6 +56,16 @@ def _is_harmful(line: str) -> bool:
         return True
     fields = line.split()
     return line.startswith("a=candidate:") and len(fields) > 4 and fields[4].lower().endswith(".local")
+
+
+def _check_bundle(description: SessionDescription) -> None:
+    """aiortc takes what is not there for what all others travel with."""
+    mids = [media.rtp.muxId for media in description.media if media.rtp.muxId]
+    if len(set(mids)) < len(mids):
+        raise SdpError("invalid_sdp", "Two m-lines have the same a=mid.")
+    for group in description.group:
+        if group.semantic == "BUNDLE" and not set(group.items) <= set(mids):
+            raise SdpError("invalid_sdp", "a=group:BUNDLE names an a=mid that no m-line has.")
 
 
 def _check_media(media: MediaDescription) -> None:

@@ -118,6 +118,12 @@ class Speaker(PacedTrack):
         if self.queue.put(generation, pcm) and self.queue.ready:
             self.hurry()
 
+    def hold(self, on: bool) -> None:
+        """Keep what is queued back, or go on with it."""
+        self.queue.held = on
+        if self.queue.ready:
+            self.hurry()
+
     def finish(self, generation: int) -> None:
         """Nothing more comes of this reply."""
         self.queue.end(generation)

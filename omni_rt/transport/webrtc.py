@@ -93,7 +93,7 @@ class WebRtcTransport:
             sdp = await transport._negotiate(offer)
         except BaseException:
             transport._ended = True
-            await transport._pc.close()
+            await seams.close_half_made(transport._pc)
             raise
         transport._watch = asyncio.create_task(transport._watching(), name="webrtc-watch")
         return transport, sdp
@@ -142,6 +142,9 @@ class WebRtcTransport:
 
     def set_gain(self, gain: float) -> None:
         self._speaker.queue.set_gain(gain)
+
+    def hold(self, on: bool) -> None:
+        self._speaker.hold(on)
 
     def clear(self) -> None:
         self._speaker.queue.clear()
@@ -370,11 +373,8 @@ def _too_large(event: dict[str, Any], size: int, limit: int) -> dict[str, Any]:
         f"The event {event.get('type')!r} has {size} bytes; your data channel takes {limit} (a=max-message-size). "
         "Connect over WebSocket to get events of this size."
     )
-    return {
-        "type": "error",
-        "event_id": f"event_{uuid.uuid4().hex[:24]}",
-        "error": {"type": "server_error", "code": "event_too_large", "message": message, "param": None},
-    }
+    error = {"type": "server_error", "code": "event_too_large", "message": message, "param": None, "event_id": None}
+    return {"type": "error", "event_id": f"event_{uuid.uuid4().hex[:24]}", "error": error}
 
 
 def _read_report(data: str | bytes) -> tuple[int, float, float, bool]:

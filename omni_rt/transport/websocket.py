@@ -23,6 +23,8 @@ class WebSocketListener(Protocol):
 
     def on_event(self, raw: str | bytes) -> None: ...
 
+    async def until_taken(self) -> None: ...
+
     def on_sent(self, sent: SentAudio) -> None: ...
 
     def on_closed(self, reason: str) -> None: ...
@@ -48,7 +50,8 @@ class WebSocketTransport:
         self._closed = False
 
     async def run(self) -> None:
-        """Carry events until either side ends; tells the listener once."""
+        """Carry events until either side ends; tells the listener once. Reads on when the listener has taken what came,
+        so that a client that sends faster waits."""
         writer = asyncio.get_running_loop().create_task(self._write())
         reason = "the client closed the WebSocket"
         try:
@@ -58,13 +61,13 @@ class WebSocketTransport:
                 if message["type"] == "websocket.disconnect":
                     break
                 self._listener.on_event(message.get("text") or message.get("bytes") or b"")
+                await self._listener.until_taken()
         except (WebSocketDisconnect, RuntimeError) as error:
             reason = f"the WebSocket failed: {error or 'disconnected'}"
         finally:
             self._closed = True
             writer.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await writer
+            await asyncio.wait((writer,))
             self._listener.on_closed(reason)
 
     def send_audio(self, generation: int, pcm: Pcm) -> None:
@@ -84,6 +87,9 @@ class WebSocketTransport:
 
     def set_gain(self, gain: float) -> None:
         """The client plays; it has its own volume."""
+
+    def hold(self, on: bool) -> None:
+        """What is sent is not played yet: the client stops itself when it hears of an interruption."""
 
     def clear(self) -> None:
         """What was sent is the client's; it clears its queue when it hears of the interruption."""
@@ -105,7 +111,8 @@ class WebSocketTransport:
         self._out.put_nowait(None)
 
     async def _write(self) -> None:
-        while (event := await self._out.get()) is not None:
-            await self._socket.send_text(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
-        with contextlib.suppress(RuntimeError):
+        """Ends when the client is gone, which `run` hears of by itself."""
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            while (event := await self._out.get()) is not None:
+                await self._socket.send_text(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
             await self._socket.close()

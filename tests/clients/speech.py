@@ -6,6 +6,7 @@ import numpy as np
 
 from omni_rt.client.words import normalise
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
+from omni_rt.media.resample import resample
 from tests.support.ears import transcribe
 from tests.support.local import to_input_rate, voice
 from tests.support.speech import clip
@@ -14,20 +15,18 @@ from tests.support.speech import clip
 PAUSE_S = 2.0
 
 
-def question(text: str) -> bytes:
-    """A voice that says `text`, and the pause after it: PCM 16 bit, 24 kHz."""
-    return _wire(voice().speak(text).pcm)
+def question(text: str, rate: int = OUTPUT_RATE) -> bytes:
+    """A voice that says `text`, and the pause after it: PCM 16 bit."""
+    return _wire(resample(voice().speak(text).pcm, OUTPUT_RATE, rate), rate)
 
 
-def human(name: str) -> bytes:
-    """A clip of human speech, and the pause after it: PCM 16 bit, 24 kHz."""
-    pcm = clip(name).pcm
-    places = np.arange(len(pcm) * OUTPUT_RATE // INPUT_RATE) * INPUT_RATE / OUTPUT_RATE
-    return _wire(np.interp(places, np.arange(len(pcm)), pcm).astype(np.int16))
+def human(name: str, rate: int = OUTPUT_RATE) -> bytes:
+    """A clip of human speech, and the pause after it: PCM 16 bit."""
+    return _wire(resample(clip(name).pcm, INPUT_RATE, rate), rate)
 
 
-def _wire(pcm: Pcm) -> bytes:
-    return np.concatenate([pcm, np.zeros(round(PAUSE_S * OUTPUT_RATE), np.int16)]).tobytes()
+def _wire(pcm: Pcm, rate: int) -> bytes:
+    return np.concatenate([pcm, np.zeros(round(PAUSE_S * rate), np.int16)]).tobytes()
 
 
 def words(sound: bytes) -> list[str]:

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from omni_rt.client.words import normalise
+from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE
 from tests.clients.speech import human, question, words
+from tests.support import dashscope_events
 from tests.support.local import PHOTOS
 from tests.support.server import RunningServer
 
@@ -21,21 +24,25 @@ HERE = Path(__file__).parent
 PATIENCE_S = 360
 QUESTIONS = {
     "capital": "What is the capital of France?",
+    "italy": "What is the capital of Italy?",
     "weather": "What is the weather in Paris?",
     "animal": "Which animal is in the picture?",
     "months": "Name the twelve months of the year.",
 }
 
 
-def dialogue(name: str, server: RunningServer, folder: Path) -> dict[str, Any]:
-    """What a client's `dialogue.py` says of its dialogue."""
+def dialogue(
+    name: str, server: RunningServer, folder: Path, path: str = "/v1/realtime", rate: int = OUTPUT_RATE
+) -> dict[str, Any]:
+    """What a client's `dialogue.py` says of its dialogue; it speaks at `rate`."""
     python = Path(os.environ["OMNI_RT_CLIENTS"]) / name / "bin" / "python"
     job, result = folder / "job.json", folder / "result.json"
     for what, text in QUESTIONS.items():
-        (folder / f"{what}.pcm").write_bytes(question(text))
-    (folder / "human.pcm").write_bytes(human("something"))
+        (folder / f"{what}.pcm").write_bytes(question(text, rate))
+    (folder / "human.pcm").write_bytes(human("something", rate))
     wanted = {
-        "url": server.url.replace("http", "ws", 1) + "/v1/realtime",
+        "http": server.url + "/v1",
+        "url": server.url.replace("http", "ws", 1) + path,
         "questions": {what: str(folder / f"{what}.pcm") for what in QUESTIONS},
         "human": str(folder / "human.pcm"),
         "picture": str(PHOTOS / "cat.jpg"),
@@ -99,3 +106,71 @@ def test_pipecat(server: RunningServer, tmp_path: Path) -> None:
 
     assert "nowhere" in told["error"]
     assert told["errors"] == [], "any other error would have ended its session"
+
+
+def test_dashscope(server: RunningServer, tmp_path: Path) -> None:
+    told = dialogue("dashscope", server, tmp_path, "/api-ws/v1/realtime", INPUT_RATE)
+    assert told["session"]["modalities"] == ["text", "audio"]
+    assert told["session"]["turn_detection"]["threshold"] == 0.2
+    assert told["session_id"].startswith("sess_")
+
+    assert "france" in told["understood"].lower()
+    assert "Paris" in told["question"]["text"]
+    assert told["question"]["deltas"] == told["question"]["text"]
+    assert "paris" in sounds(told["question"])
+    assert told["question"]["output_tokens"] > 0
+    assert 0 < told["first_text_ms"] <= told["first_audio_ms"]
+
+    cut = told.get("cut")  # else all of it was made already, and the client had more of it than it had played
+    assert cut["status"] == "cancelled" if cut else told["heard_ms"] < told["sent_ms"]
+    assert told["after_interruption"]["text"]
+    assert told["push_to_talk"] is None
+    assert "Rome" in told["pushed"]["text"]
+    assert told["pushed"]["sound"] == ""
+    assert "cat" in told["picture"]["text"]
+    assert "cat" in sounds(told["picture"])
+
+    assert told["tools"][0]["function"]["name"] == "get_weather"
+    assert (told["tool"]["name"], json.loads(told["tool"]["arguments"])) == ("get_weather", {"city": "Paris"})
+    assert "snow" in told["told_of_tool"]["text"]
+    assert told["cancelled"] == "cancelled"
+    assert [(error["code"], error["param"]) for error in told["errors"]] == [
+        ("response_cancel_not_active", "response_id"),
+        ("invalid_value", "session.modalities"),
+        ("unknown_event", "type"),
+    ]
+    assert told["errors"][2]["event_id"] == "on_purpose"
+    assert "Rome" in told["last"]["text"]
+    assert told["closed"]
+    assert set(told["kinds"]) <= set(dashscope_events.KINDS)
+    assert len(told["kinds"]) > 20
+
+
+def test_livekit(server: RunningServer, tmp_path: Path) -> None:
+    told = dialogue("livekit", server, tmp_path)
+    session = told["session"]
+    assert session["instructions"] == "Answer briefly."
+    assert [tool["name"] for tool in session["tools"]] == ["get_weather"]
+
+    assert "Paris" in told["question"]["text"]
+    assert "paris" in sounds(told["question"])
+    assert told["tool"] == {"city": "Paris"}
+    assert "snow" in told["told_of_tool"]["text"]
+    assert "snow" in sounds(told["told_of_tool"])
+    assert "cat" in told["picture"]["text"]
+    assert "cat" in sounds(told["picture"])
+
+    cut = told["interruption"]
+    assert cut["interrupted"]
+    assert 0 < cut["audio_end_ms"] <= len(base64.b64decode(cut["sound"])) // 48 + 1
+    assert sounds(cut)[0] == normalise(cut["transcript"])[0]
+    assert cut["text"].startswith(cut["transcript"])
+    assert "December" not in cut["transcript"]
+    assert not told["after_interruption"]["interrupted"]
+    assert told["after_interruption"]["text"]
+    assert "user: What is the capital of France?" in told["history"]
+
+    assert told["errors"] == [{"code": "item_not_found", "event_id": "on_purpose"}]
+    assert len(told["complaints"]) == 1, told["complaints"]
+    assert "Rome" in told["text"]["text"]
+    assert "Italy" in told["after_connection"]["text"], "it was told anew what had been said"

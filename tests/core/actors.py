@@ -116,6 +116,7 @@ class Loudspeaker:
     sent: dict[int, int] = field(default_factory=dict)
     played: list[Played] = field(default_factory=list)
     gain: float = 1.0
+    held: bool = False
 
     def put(self, generation: int, audio_ms: int) -> None:
         self.queue.append([generation, audio_ms])
@@ -124,7 +125,7 @@ class Loudspeaker:
         """The frame that leaves now; with `client_plays` a whole chunk."""
         while self.queue and not self.queue[0][1]:
             self.queue.pop(0)
-        if not self.queue:
+        if not self.queue or self.held:
             return None
         generation, left = self.queue[0]
         duration = left if self.client_plays else min(frame_ms, left)

@@ -19,15 +19,20 @@ from omni_rt.core.actions import (
     DropUtterance,
     Duck,
     FinishReply,
+    Hold,
     JudgeEnd,
     OpenUtterance,
+    Overhear,
     ReleaseReply,
     StartReply,
     StopReply,
     Unduck,
 )
+from omni_rt.core.completeness import Completeness
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, DuplexPolicy
+from omni_rt.core.overheard import Meaning
+from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.playout import Playout
 from omni_rt.core.timeline import WINDOW_MS, EndScore
 from omni_rt.core.turns import TurnPolicy
@@ -42,16 +47,20 @@ DUCKED = 0.2
 TURNS = TurnPolicy(
     threshold=0.5, onset_ms=96, pre_roll_ms=300, check_silence_ms=160, complete_score=0.5, silence_limit_ms=1600
 )
-SEMANTIC = DuplexPolicy(TURNS, interrupt_ms=224)
+SEMANTIC = DuplexPolicy(TURNS, OverlapPolicy(224))
 SERVER_VAD = replace(SEMANTIC, turns=replace(TURNS, fixed_silence_ms=512))
 SPECULATIVE = replace(SEMANTIC, turns=replace(TURNS, speculate_ms=96))
-PUSH_TO_TALK = DuplexPolicy(None, interrupt_ms=224)
+BY_WORDS = replace(SEMANTIC, overlap=OverlapPolicy(224, by_words=True), duck_ms=32)
+PUSH_TO_TALK = DuplexPolicy(None, OverlapPolicy(224))
 
 Deed = (
     Literal["create", "cancel", "commit", "clear", "hush", "transport lost", "engine lost", "engine back"]
+    | Completeness
     | DuplexPolicy
 )
 Chunk = Literal["text", "call", "end"] | int
+Overhearing = Callable[[Voice, int, int], tuple[Meaning, int | None]]
+"""What the words between two places are, and after how long that is known; None: never."""
 
 # What comes first of things at the same ms.
 _MICROPHONE, _CLIENT, _ENGINE, _JUDGE, _HEARING, _TRANSPORT, _REPORT, _WATCH = range(8)
@@ -86,6 +95,7 @@ class Dialogue:
         replies: Sequence[Plan] = (Plan(),),
         loudspeaker: Loudspeaker | None = None,
         client: Sequence[tuple[int, Deed]] = (),
+        overhear: Overhearing | None = None,
     ) -> None:
         self.log: list[tuple[int, Action]] = []
         self.conversation = Conversation()
@@ -99,6 +109,7 @@ class Dialogue:
         self.loudspeaker = loudspeaker or Loudspeaker()
         self._voice = Voice(sounds)
         self._judge = judge or Judge()
+        self._overhearing = overhear
         self._plans = replies
         self._replies: list[_Reply] = []
         self._utterance: _Utterance | None = None
@@ -122,7 +133,7 @@ class Dialogue:
     @property
     def actions(self) -> list[tuple[int, Action]]:
         """All decisions with their times, without what was only asked."""
-        return [(at, action) for at, action in self.log if not isinstance(action, JudgeEnd)]
+        return [(at, action) for at, action in self.log if not isinstance(action, JudgeEnd | Overhear)]
 
     @property
     def judged(self) -> list[int]:
@@ -213,6 +224,8 @@ class Dialogue:
                 waiting, self._waiting = self._waiting, []
                 for reply in waiting:
                     self._ask(reply)
+            case "unfinished" | "complete" | "open":
+                self._act(self.duplex.understood(deed))
             case DuplexPolicy():
                 self._act(self.duplex.set_policy(deed))
 
@@ -332,14 +345,24 @@ class Dialogue:
                     self._note_heard(generation)
                     self.playout.forget(generation)
                 case Duck():
-                    self.loudspeaker.gain = DUCKED
+                    self.loudspeaker.gain, self.loudspeaker.held = DUCKED, False
+                case Hold():
+                    self.loudspeaker.held = True
                 case Unduck():
-                    self.loudspeaker.gain = 1.0
+                    self.loudspeaker.gain, self.loudspeaker.held = 1.0, False
+                case Overhear(from_ms, to_ms):
+                    self._overhear(from_ms, to_ms)
 
     def _ask_judge(self, at_ms: int) -> None:
         if self._judge.delay_ms is not None:
             score = EndScore(at_ms, self._judge.score(at_ms))
             self._at(self.now + self._judge.delay_ms, _JUDGE, lambda: self._act(self.duplex.score(score)))
+
+    def _overhear(self, from_ms: int, to_ms: int) -> None:
+        assert self._overhearing is not None
+        kind, delay_ms = self._overhearing(self._voice, from_ms, to_ms)
+        if delay_ms is not None:
+            self._at(self.now + delay_ms, _JUDGE, lambda: self._act(self.duplex.overheard(to_ms, kind)))
 
     def _close_utterance(self) -> None:
         utterance, self._utterance = self._utterance, None

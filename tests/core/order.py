@@ -11,8 +11,10 @@ from omni_rt.core.actions import (
     DropUtterance,
     Duck,
     FinishReply,
+    Hold,
     JudgeEnd,
     OpenUtterance,
+    Overhear,
     ReleaseReply,
     StartReply,
     StopReply,
@@ -25,14 +27,14 @@ class Order:
 
     Every utterance that is opened is closed or dropped before the next; every reply that is started is finished,
     stopped or abandoned before the next, and no reply but a held one starts while the user has the floor; generations
-    grow by one; ducking and its end alternate.
+    grow by one; ducking and its end alternate, and a reply is held and overheard in between only.
     """
 
     def __init__(self) -> None:
         self.generation = 0
         self.reply: Literal["held", "active"] | None = None
         self.utterance = False
-        self.ducked = False
+        self.ducked = self.held = False
         self.taken_ms = 0
 
     def see(self, action: Action, now_ms: int, finds_turns: bool) -> None:
@@ -66,9 +68,17 @@ class Order:
                 assert (self.reply, self.generation) == ("active", generation)
                 self.reply = None
             case Duck():
-                assert not self.ducked
+                assert self.held or not self.ducked
                 assert self.reply == "active"
-                self.ducked = True
+                self.ducked, self.held = True, False
+            case Hold():
+                assert self.ducked
+                assert not self.held
+                self.held = True
             case Unduck():
                 assert self.ducked
-                self.ducked = False
+                self.ducked = self.held = False
+            case Overhear(from_ms, to_ms):
+                assert self.ducked
+                assert not self.utterance
+                assert from_ms < to_ms == now_ms

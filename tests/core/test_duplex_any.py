@@ -10,12 +10,26 @@ from hypothesis import strategies as st
 
 from omni_rt.core.actions import CloseUtterance, FinishReply, ReleaseReply, StartReply, StopReply
 from omni_rt.core.duplex import DuplexPolicy
+from omni_rt.core.overheard import Meaning
 from omni_rt.core.playout import ASSUMED_DELAY_MS
-from tests.core.actors import Judge, Loudspeaker, Plan, Sound
-from tests.core.dialogue import PUSH_TO_TALK, SEMANTIC, SERVER_VAD, SPECULATIVE, TURNS, Deed, Dialogue
+from tests.core.actors import Judge, Loudspeaker, Plan, Sound, Voice
+from tests.core.dialogue import BY_WORDS, PUSH_TO_TALK, SEMANTIC, SERVER_VAD, SPECULATIVE, TURNS, Deed, Dialogue
 
 BUSY_MS = 4000
 QUIET_MS = 15_000
+
+
+@dataclass(slots=True)
+class Teller:
+    """Tells one thing after the other of what is said over replies, the last for ever; `delay_ms` None never."""
+
+    meanings: Sequence[Meaning]
+    delay_ms: int | None
+    _told: int = 0
+
+    def __call__(self, voice: Voice, from_ms: int, to_ms: int) -> tuple[Meaning, int | None]:
+        self._told += 1
+        return self.meanings[min(self._told, len(self.meanings)) - 1], self.delay_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +40,7 @@ class Script:
     replies: Sequence[Plan]
     loudspeaker: Loudspeaker
     client: Sequence[tuple[int, Deed]]
+    teller: Teller
 
     def play(self, *last: tuple[int, Deed]) -> Dialogue:
         return Dialogue(
@@ -36,6 +51,7 @@ class Script:
             replies=self.replies,
             loudspeaker=self.loudspeaker,
             client=[*self.client, *last],
+            overhear=self.teller,
         )
 
 
@@ -48,12 +64,18 @@ FINDING = st.sampled_from(
         replace(SEMANTIC, interrupt_reply=False),
         replace(SPECULATIVE, interrupt_reply=False),
         replace(SEMANTIC, turns=replace(TURNS, fixed_silence_ms=96, pre_roll_ms=1000)),
+        BY_WORDS,
+        replace(BY_WORDS, turns=SPECULATIVE.turns, duck_ms=None),
+        replace(BY_WORDS, turns=replace(TURNS, fixed_silence_ms=96, pre_roll_ms=1000)),
     ]
 )
 POLICIES = st.one_of(FINDING, st.just(PUSH_TO_TALK))
 WORDS: st.SearchStrategy[Deed] = st.sampled_from(
-    ["create", "cancel", "commit", "clear", "hush", "engine lost", "engine back"]
+    ["create", "cancel", "commit", "clear", "hush", "engine lost", "engine back", "unfinished", "complete", "open"]
 )
+MEANINGS: st.SearchStrategy[Meaning] = st.sampled_from(["nothing", "backchannel", "stop", "words"])
+LATENESS = st.sampled_from([0, 100, 600, 3000, None])
+TELLERS = st.builds(Teller, st.lists(MEANINGS, min_size=1, max_size=4), LATENESS)
 SOUNDS = st.builds(
     lambda at, ms, speech: Sound(at, at + ms, f"{at}-{at + ms}", speech),
     st.integers(0, BUSY_MS),
@@ -85,6 +107,7 @@ SCRIPTS = st.builds(
     st.lists(PLANS, min_size=1, max_size=4),
     LOUDSPEAKERS,
     st.lists(st.tuples(st.integers(0, BUSY_MS), st.one_of(WORDS, POLICIES)), max_size=8),
+    TELLERS,
 )
 MANY = settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -108,9 +131,11 @@ def test_after_the_transport_is_lost_nothing_begins(script: Script, at_ms: int) 
 
 
 @MANY
-@given(SCRIPTS, FINDING)
-def test_left_alone_it_hears_all_that_is_said_and_answers_all_it_hears(script: Script, policy: DuplexPolicy) -> None:
-    d = replace(script, client=(), policy=replace(policy, create_reply=True)).play()
+@given(SCRIPTS, FINDING, st.builds(Teller, st.just(["words"]), LATENESS))
+def test_left_alone_it_hears_all_that_is_said_and_answers_all_it_hears(
+    script: Script, policy: DuplexPolicy, teller: Teller
+) -> None:
+    d = replace(script, client=(), policy=replace(policy, create_reply=True), teller=teller).play()
     kept = " ".join(words for role, words in d.history if role == "user").split()
     said = [sound.text for sound in script.sounds]
     for sound in script.sounds:

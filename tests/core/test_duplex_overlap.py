@@ -53,8 +53,8 @@ def test_going_on_right_after_the_decided_end_takes_the_reply_back() -> None:
         (2080, StopReply(1, "turn_detected", 1856)),
         (2080, Unduck()),
         (2080, OpenUtterance(1556, 1856)),
-        (3100, CloseUtterance(2880)),
-        (3100, StartReply(2)),
+        (3232, CloseUtterance(2880)),  # as long as the pause that was cut in on, and some
+        (3232, StartReply(2)),
     ]
     assert d.left(1) == []
     assert d.claimed[1] == 0

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_rt.core.patience import Patience
 from omni_rt.core.timeline import Activity, EndScore
 from omni_rt.core.turns import (
     Hesitated,
@@ -64,12 +65,12 @@ def speaking(policy: TurnPolicy = TURNS) -> Listener:
     [(None, 1600), (1.0, 160), (0.5, 160), (0.4, 448), (0.25, 880), (0.1, 1312), (0.0, 1600)],
 )
 def test_the_wait_grows_with_the_doubt(score: float | None, wait: int) -> None:
-    assert TURNS.wait_ms(score) == wait
-    assert FIXED.wait_ms(score) == 320
+    assert TURNS.wait_ms(score, "open", Patience()) == wait
+    assert FIXED.wait_ms(score, "open", Patience()) == 320
 
 
 def test_every_score_is_sure_when_none_is_asked_for() -> None:
-    assert replace(TURNS, complete_score=0.0).wait_ms(0.0) == 160
+    assert replace(TURNS, complete_score=0.0).wait_ms(0.0, "open", Patience()) == 160
 
 
 def test_three_windows_open_a_turn_where_the_first_began() -> None:

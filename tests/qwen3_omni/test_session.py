@@ -491,6 +491,39 @@ async def test_a_transcript_leaves_nothing_behind(caller: Caller) -> None:
     assert reply.end.usage.evaluated_tokens == len(caller.session._parts.prompt.assistant_open)
 
 
+# -- beside the conversation
+
+
+async def test_a_clip_is_overheard_beside_a_reply(caller: Caller) -> None:
+    session = caller.session
+    session.append_text("Hello", "user", "a")
+    reply = caller.respond(max_tokens=8)
+    heard = session.overhear(sound(0.5))
+    forgotten = asyncio.ensure_future(session.overhear(sound(3.0)))
+    await asyncio.sleep(0.01)
+    forgotten.cancel()
+    assert isinstance(await asyncio.wait_for(heard, 30), str)
+    await reply.whole()
+    assert reply.end.reason in ("completed", "max_tokens")
+    assert await caller.turns() == ["system", "user", "assistant"]
+    for clip in (sound(0.05), sound(3.1), sound(0.5).astype(np.float32)):
+        with pytest.raises(EngineError) as error:
+            await session.overhear(clip)
+        assert error.value.code == "bad_clip"
+    assert not caller.listener.errors
+    assert not caller.listener.transcripts
+
+
+async def test_closing_ends_what_is_overheard(opened: Open) -> None:
+    caller = await opened()
+    heard = caller.session.overhear(sound(3.0))
+    caller.session.close()
+    for asked in (heard, caller.session.overhear(sound(0.5))):
+        with pytest.raises(EngineError) as error:
+            await asyncio.wait_for(asked, 30)
+        assert error.value.code == "session_closed"
+
+
 # -- places
 
 

@@ -79,8 +79,10 @@ class CallPeer(Peer):
 
 
 @asynccontextmanager
-async def socket_peer(server: RunningServer, key: str = "", query: str = "model=local") -> AsyncIterator[SocketPeer]:
-    url = server.url.replace("http", "ws", 1) + f"/v1/realtime?{query}"
+async def socket_peer(
+    server: RunningServer, key: str = "", query: str = "model=local", path: str = "/v1/realtime"
+) -> AsyncIterator[SocketPeer]:
+    url = server.url.replace("http", "ws", 1) + f"{path}?{query}"
     headers = {"Authorization": f"Bearer {key}"} if key else None
     async with websockets.connect(url, max_size=2**26, additional_headers=headers) as socket:
         peer = SocketPeer(socket)

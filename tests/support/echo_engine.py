@@ -52,7 +52,7 @@ class EchoEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("echo", ("tone",), ("en",), True, False, 1000, 2)
+        return Capabilities("echo", ("tone",), ("en",), True, False, 1000, 2, overhears=True)
 
     async def start(self) -> None:
         word = os.environ.get("ECHO_START", "")
@@ -134,7 +134,7 @@ class EchoSession(EngineSession):
             raise EngineError("reply_active", f"reply {self.running} is not over; cancel it first")
         self.running = options.generation
         self.cancelled.clear()
-        return self._say(options.generation, self.context[-1].split())
+        return self._say(options.generation, self.context[-1].split() if self.context else [])
 
     async def _say(self, generation: int, words: list[str]) -> AsyncIterator[Chunk]:
         said = self.words[generation] = []
@@ -166,8 +166,17 @@ class EchoSession(EngineSession):
             raise EngineError("no_such_reply", f"there is no reply {generation}")
         if "!stall" in self.words[generation]:
             await asyncio.Event().wait()
-        self.context[-1] = " ".join(self.words[generation][: audio_ms // WORD_MS])
-        return self.context[-1]
+        heard = " ".join(self.words[generation][: audio_ms // WORD_MS])
+        self.context[-1:] = [heard]
+        return heard
+
+    async def overhear(self, pcm: Pcm) -> str:
+        """How many samples; a clip of one sample is never understood, an empty one is refused."""
+        if not len(pcm):
+            raise EngineError("bad_clip", "a clip is not empty")
+        if len(pcm) == 1:
+            await asyncio.Event().wait()
+        return f"{len(pcm)} samples"
 
     def restore(self, items: Sequence[ContextItem]) -> None:
         self.context = [

@@ -16,6 +16,7 @@ from omni_rt.engine.api import (
     Capabilities,
     Chunk,
     ContextItem,
+    EngineError,
     EngineListener,
     Mark,
     Pcm,
@@ -45,6 +46,7 @@ class ScriptedEngineSession:
         self.go = asyncio.Event()
         self.go.set()
         self.understood = "hello there"
+        self.overheard: list[str | EngineError] = []
         self.cancelled: set[int] = set()
         self.said: dict[int, list[str]] = {}
         self._serial = 0
@@ -111,6 +113,14 @@ class ScriptedEngineSession:
         heard.set_result(" ".join(self.said.get(generation, [])[: audio_ms // 200]))
         return heard
 
+    async def overhear(self, pcm: Pcm) -> str:
+        """The next of `overheard`, some words when there is none; waits for nothing."""
+        self.calls.append(("overhear", len(pcm)))
+        answer = self.overheard.pop(0) if self.overheard else "what about"
+        if isinstance(answer, EngineError):
+            raise answer
+        return answer
+
     def restore(self, items: Sequence[ContextItem]) -> None:
         self.calls.append(("restore", tuple(item.text for item in items)))
 
@@ -129,7 +139,7 @@ class ScriptedEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("scripted", ("tone", "bell"), ("en",), True, True, 4096, 8)
+        return Capabilities("scripted", ("tone", "bell"), ("en",), True, True, 4096, 8, overhears=True)
 
     async def start(self) -> None: ...
 
@@ -184,11 +194,15 @@ class KeptTransport:
         self.stream_ms = 0.0
         self.reply_ms: dict[int, float] = {}
         self.closed = False
+        self.held = False
 
     def send_audio(self, generation: int, pcm: Pcm) -> None:
         self.queue.append((generation, len(pcm) / 24))
 
     def end_audio(self, generation: int) -> None: ...
+
+    def hold(self, on: bool) -> None:
+        self.held = on
 
     def set_gain(self, gain: float) -> None:
         self.gains.append(gain)

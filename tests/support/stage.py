@@ -66,8 +66,8 @@ class Stage:
 
 
 async def open_stage(**turn: Any) -> Stage:
-    """An open session; `turn` are settings of the section of that name."""
-    stage = Stage(validate({"turn": turn}))
+    """An open session; `turn` are settings of the section of that name. Nothing is speculated unless they say so."""
+    stage = Stage(validate({"turn": {"speculate_ms": 0, **turn}}))
     await stage.session.open()
     stage.session.attach(stage.transport, read_events)
     stage.session.on_open()

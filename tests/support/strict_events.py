@@ -1,5 +1,6 @@
 """A pytest plugin: every server event of every test is checked against openai's own types and against the grammar of a
-turn, in the test's process and in the servers it starts. A wrong event fails the test that caused it."""
+turn, in the test's process and in the servers it starts. A wrong event fails the test that caused it. What becomes of
+these events in the DashScope dialect is checked against the types of that dialect."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ import pytest
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from omni_rt.realtime.dashscope.server_events import ServerEvents
 from omni_rt.realtime.writer import EventWriter
+from tests.support import dashscope_events
 from tests.support.turn_grammar import TurnGrammar
 
 FAULTS = "OMNI_RT_TEST_FAULTS"
@@ -34,6 +37,11 @@ package has no types for them. `transcript` is the text that was heard."""
 def _adapters() -> dict[str, TypeAdapter[Any]]:
     kinds = get_args(get_args(RealtimeServerEvent)[0])
     return {get_args(kind.model_fields["type"].annotation)[0]: TypeAdapter(kind) for kind in kinds}
+
+
+def kinds() -> set[str]:
+    """The types of server events that there are."""
+    return set(_adapters())
 
 
 def faults(event: dict[str, Any]) -> list[str]:
@@ -75,6 +83,20 @@ def install(file: Path) -> None:
         return event
 
     EventWriter.event = checked  # type: ignore[method-assign]
+    _install_for_dialect(file)
+
+
+def _install_for_dialect(file: Path) -> None:
+    translate = ServerEvents.translate
+
+    def checked(self: ServerEvents, event: dict[str, Any]) -> list[dict[str, Any]]:
+        told = translate(self, event)
+        for one in told:
+            for fault in dashscope_events.faults(one):
+                _note(file, f"{one['type']} of the dialect: {fault}; it was {json.dumps(one)[:2000]}")
+        return told
+
+    ServerEvents.translate = checked  # type: ignore[method-assign]
 
 
 def install_in_server() -> None:
@@ -93,12 +115,13 @@ def event_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The file of what was wrong with events, filled by all processes of the test run."""
     file = tmp_path_factory.mktemp("events") / "faults"
     file.touch()
-    make = EventWriter.event
+    make, translate = EventWriter.event, ServerEvents.translate
     os.environ[FAULTS] = str(file)
     install(file)
     yield file
     del os.environ[FAULTS]
     EventWriter.event = make  # type: ignore[method-assign]
+    ServerEvents.translate = translate  # type: ignore[method-assign]
 
 
 @pytest.fixture(autouse=True)

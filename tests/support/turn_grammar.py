@@ -170,6 +170,8 @@ class TurnGrammar:
 
     def _item(self, kind: str, item_id: str, event: dict[str, Any]) -> list[str]:
         machine, state = self._items.get(item_id, (USERS_ITEM, ""))
+        if (state, kind) == ("deleted", "conversation.item.added"):
+            machine, state = USERS_ITEM, ""  # clients change an item by deleting it and creating it again
         if kind == "conversation.item.retrieved":
             return [] if item_id in self._items else [f"item {item_id} is unknown"]
         if kind == "response.output_item.added" and not state:

@@ -18,6 +18,7 @@ from omni_rt.core.actions import (
     StopReply,
 )
 from omni_rt.core.duplex import Duplex, DuplexPolicy
+from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.playout import Playout
 from omni_rt.core.timeline import SAMPLES_PER_MS, WINDOW_MS, Activity, EndScore
 from omni_rt.core.turns import TurnPolicy
@@ -49,7 +50,7 @@ POLICY = DuplexPolicy(
         silence_limit_ms=1600,
         speculate_ms=128,
     ),
-    interrupt_ms=224,
+    overlap=OverlapPolicy(224),
 )
 """The server's defaults (TurnSettings), with speculation."""
 _WINDOW = WINDOW_MS * SAMPLES_PER_MS

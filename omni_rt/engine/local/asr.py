@@ -22,8 +22,12 @@ _LONGEST_PHRASE = 8
 
 # Below it the model guesses; speech with as much noise as voice stays above.
 _SURE = -0.9
+# A crowd in the background stays below this; one voice, cut anywhere, above.
+_SURE_OF_CLIP = -0.7
+# Silence around a clip. Without it a short word is heard several times over; with more, noise becomes words.
+_AROUND_CLIP = INPUT_RATE // 10
 # What the model makes of noise. Nobody says just this.
-_FROM_NOISE = frozenset(("you", "♪"))
+_FROM_NOISE = frozenset(("you", "♪", "thank you for watching", "© transcript emily beynon"))
 
 _VAD_FRAME = INPUT_RATE // 50
 _VAD_MODE = 3
@@ -58,18 +62,25 @@ class Recogniser:
 
     def transcribe(self, pcm: Pcm) -> str:
         """The words in at most some 30 s of 16 kHz audio; empty if nobody speaks in it."""
-        samples: Samples = pcm.astype(np.float32) / np.float32(32768)
-        if not has_speech(samples):
-            return ""
-        text, sure = self._decode(samples)
-        letters = [character for character in text if character.isalpha()]
-        foreign = sum(not character.isascii() and character > "ɏ" for character in letters)
-        if sure < _SURE or 2 * foreign > len(letters) or text.strip(" .!?").lower() in _FROM_NOISE:
-            return ""
-        return text if any(character.isalnum() for character in text) else ""
+        return self._words_of(_samples(pcm), 0, _SURE)
+
+    def overhear(self, pcm: Pcm) -> str:
+        """The words of a clip of at most some seconds; empty if there are none, or a crowd's."""
+        return self._words_of(_samples(pcm), _AROUND_CLIP, _SURE_OF_CLIP)
 
     def warm_up(self) -> None:
         self._decode(np.zeros(INPUT_RATE, np.float32))
+
+    def _words_of(self, samples: Samples, around: int, least: float) -> str:
+        """The words if the model is sure of them; `around`: samples of silence to put at both ends."""
+        if not has_speech(samples):
+            return ""
+        text, sure = self._decode(np.pad(samples, around))
+        letters = [character for character in text if character.isalpha()]
+        foreign = sum(not character.isascii() and character > "ɏ" for character in letters)
+        if sure < least or 2 * foreign > len(letters) or text.strip(" .!?").lower() in _FROM_NOISE:
+            return ""
+        return text if any(character.isalnum() for character in text) else ""
 
     def _decode(self, samples: Samples) -> tuple[str, float]:
         """Text and the mean log-probability of its tokens."""
@@ -106,6 +117,10 @@ class Recogniser:
         spelled = b"".join(self._words[token] for token in tokens if token >= _FIRST_WORD)
         text = spelled.decode(errors="replace").replace("▁", " ").replace('"', "")
         return text.strip(" '"), float(np.mean(sureness))
+
+
+def _samples(pcm: Pcm) -> Samples:
+    return pcm.astype(np.float32) / np.float32(32768)
 
 
 def has_speech(samples: Samples) -> bool:

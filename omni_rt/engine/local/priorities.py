@@ -1,8 +1,10 @@
 """Who may use the cores when.
 
-Replies are written as soon as they are asked for, several at once if need be: the chat model batches them. What a
-reply waits for (`FINAL`, `SPEECH`) is done beside it, one at a time. Everything else is background work: one piece at
-a time, the more urgent kind first, in order of arrival within a kind, and none starts while a reply is written.
+A clip of which somebody waits to know whether it interrupts (`OVERHEAR`) is recognised at once, one at a time, beside
+what runs; until it is done nothing else starts. Replies are written as soon as they are asked for, several at once if
+need be: the chat model batches them. What a reply waits for (`FINAL`, `SPEECH`) is done beside it, one at a time.
+Everything else is background work: one piece at a time, the more urgent kind first, in order of arrival within a kind,
+and none starts while a reply is written.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ _T = TypeVar("_T")
 class Work(IntEnum):
     """Kinds of work, the most urgent first."""
 
-    FINAL = 0
-    SPEECH = 1
-    PARTIAL = 2
-    PREFILL = 3
-    EYES = 4
+    OVERHEAR = 0
+    FINAL = 1
+    SPEECH = 2
+    PARTIAL = 3
+    PREFILL = 4
+    EYES = 5
 
     @property
     def background(self) -> bool:
@@ -63,9 +66,9 @@ class Priorities:
     """All sessions of an engine share one. To be used on its event loop only."""
 
     def __init__(self) -> None:
-        self._urgent, self._background = _Lane(), _Lane()
+        self._overhearing, self._urgent, self._background = _Lane(), _Lane(), _Lane()
         self._replies = 0
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="local-engine")
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix="local-engine")
 
     @contextmanager
     def reply(self) -> Iterator[None]:
@@ -110,7 +113,7 @@ class Priorities:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _enter(self, work: Work) -> _Lane:
-        lane = self._background if work.background else self._urgent
+        lane = self._lane(work)
         place = lane.queue(work)
         self._start()
         try:
@@ -120,6 +123,11 @@ class Priorities:
                 self._leave(lane)
             raise
         return lane
+
+    def _lane(self, work: Work) -> _Lane:
+        if work is Work.OVERHEAR:
+            return self._overhearing
+        return self._background if work.background else self._urgent
 
     def _abandoned(self, lane: _Lane, done: asyncio.Future[_T]) -> None:
         if not done.cancelled():
@@ -131,6 +139,9 @@ class Priorities:
         self._start()
 
     def _start(self) -> None:
+        self._overhearing.start()
+        if self._overhearing.busy:
+            return
         self._urgent.start()
         if not (self._replies or self._urgent.busy):
             self._background.start()

@@ -19,12 +19,14 @@ from omni_rt.engine.api import (
     RespondOptions,
     Rgb,
     Role,
+    SessionClosed,
     SessionSettings,
     Transcript,
 )
 from omni_rt.engine.local.context import Context, Turn
 from omni_rt.engine.local.ears import Ears, Place
 from omni_rt.engine.local.eyes import check_picture
+from omni_rt.engine.local.overhearing import Overhearing
 from omni_rt.engine.local.parts import Parts
 from omni_rt.engine.local.priorities import Work
 from omni_rt.engine.local.prompt import system_text, user_text
@@ -85,6 +87,7 @@ class LocalSession:
             self._understood,
             self._failed,
         )
+        self._overhearing = Overhearing(parts.recogniser, parts.priorities)
         self._sight = Sight(parts.eyes, parts.priorities, self._news, self._failed) if parts.eyes else None
         self._stale = asyncio.Event()
         self._prefilled = False
@@ -167,7 +170,7 @@ class LocalSession:
 
     def respond(self, options: RespondOptions) -> AsyncIterator[Chunk]:
         if self._closed:
-            raise EngineError("session_closed", "this session is closed; open another one")
+            raise SessionClosed()
         if self._reply is not None:
             raise EngineError("reply_running", f"reply {self._reply.generation} is still being made; cancel it first")
         turn = Turn("assistant")
@@ -195,6 +198,11 @@ class LocalSession:
         heard.set_result(text)
         return heard
 
+    # -- beside the conversation
+
+    def overhear(self, pcm: Pcm) -> Awaitable[str]:
+        return self._overhearing.hear(pcm)
+
     # -- the whole
 
     def restore(self, items: Sequence[ContextItem]) -> None:
@@ -218,6 +226,7 @@ class LocalSession:
         self._prefilling.cancel()
         self._forget()
         self._ears.close()
+        self._overhearing.close()
         if self._sight is not None:
             self._sight.close()
         self._on_close()

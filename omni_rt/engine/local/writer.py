@@ -9,6 +9,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
+from omni_rt.core.stop_phrases import is_stop_phrase
 from omni_rt.engine.api import EngineError, SessionSettings, Tool
 from omni_rt.engine.local.chat import PREFILL_TOKENS, Begun, Piece, Sampling, Written
 from omni_rt.engine.local.clauses import ClauseCutter
@@ -18,7 +19,6 @@ from omni_rt.engine.local.priorities import Work
 from omni_rt.engine.local.prompt import override_text
 from omni_rt.engine.local.reply import Reply
 from omni_rt.engine.local.slot import Slot
-from omni_rt.engine.local.stop import is_stop_phrase
 from omni_rt.engine.local.tools import PROBE_SIGN, CallReader, grammar, probe
 from omni_rt.engine.local.tts import SILENT
 

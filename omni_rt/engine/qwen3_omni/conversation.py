@@ -64,7 +64,8 @@ class Conversation:
         self._utterance: Utterance | None = None
         self._pending: deque[Utterance] = deque()
         self._frame: Rgb | None = None
-        self._prior: float | None = None
+        self.prior: float | None = None
+        """Loudest cell of the utterances so far."""
         self._waiting: list[Turn] = []
         self._reply: Reply | None = None
         self._replies: OrderedDict[int, Reply] = OrderedDict()
@@ -100,7 +101,7 @@ class Conversation:
         if self._utterance is None:
             turn = self._add(Turn("user"))
             frame, self._frame = self._frame, None
-            self._utterance = Utterance(self._parts, self.context, turn, self._prior, camera=frame is not None)
+            self._utterance = Utterance(self._parts, self.context, turn, self.prior, camera=frame is not None)
             if frame is not None:
                 self._utterance.show(frame, camera=True)
         self._utterance.append(pcm)
@@ -267,7 +268,7 @@ class Conversation:
         elif self._pending:
             self._listen(self._pending[0])
             if self._pending[0].finished:
-                self._prior = self._pending.popleft().maximum
+                self.prior = self._pending.popleft().maximum
         elif self._listening and self._utterance is not None:
             self._listen(self._utterance)
             self._make_room(urgent=False)
@@ -401,7 +402,7 @@ class Conversation:
 
     def _written(self, turn: Turn, text: str, images: Sequence[Rgb], audio: Pcm | None = None) -> Utterance:
         """Make what was written, shown and said the content of a user turn."""
-        utterance = Utterance(self._parts, self.context, turn, self._prior)
+        utterance = Utterance(self._parts, self.context, turn, self.prior)
         for rgb in images:
             utterance.show(rgb, camera=False)
         if audio is not None and not text:

@@ -58,6 +58,7 @@ class QwenEngine:
             tools=True,
             context_tokens=parts.context_tokens,
             max_sessions=self._settings.server.max_sessions,
+            overhears=True,
         )
 
     async def start(self) -> None:

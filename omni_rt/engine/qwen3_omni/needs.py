@@ -22,7 +22,8 @@ from omni_rt.engine.qwen3_omni.tokenizer import Tokenizer
 from omni_rt.engine.qwen3_omni.weights import free_memory, plan
 
 _RELEASED = "random:30b-a3b"
-# Cache for transcripts, whose forks need pages of their own, beside the sessions' contexts.
+# Cache for transcripts, whose forks need pages of their own, and for clips that are overheard, beside the sessions'
+# contexts.
 _SPARE_TOKENS = 2048
 _LEAST_CONTEXT = 512
 # Of the GPUs that convert FP8 numbers themselves.

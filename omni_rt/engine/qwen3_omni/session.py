@@ -20,12 +20,15 @@ from omni_rt.engine.api import (
     RespondOptions,
     Rgb,
     Role,
+    SessionClosed,
     SessionSettings,
     Transcript,
 )
+from omni_rt.engine.clip import check_clip
 from omni_rt.engine.qwen3_omni import pictures
 from omni_rt.engine.qwen3_omni.conversation import Conversation
-from omni_rt.engine.qwen3_omni.parts import Parts
+from omni_rt.engine.qwen3_omni.overhearing import Overhearing
+from omni_rt.engine.qwen3_omni.parts import Parts, told
 from omni_rt.engine.qwen3_omni.reply import Reply
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ class QwenSession:
         self._loop = asyncio.get_running_loop()
         self._serials = itertools.count(1)
         self._closed = False
+        self._overheard: set[asyncio.Future[str]] = set()
         self._conversation: Conversation
         self._post(lambda: self._begin(settings, seed))
 
@@ -91,7 +95,7 @@ class QwenSession:
 
     def respond(self, options: RespondOptions) -> AsyncIterator[Chunk]:
         if self._closed:
-            raise EngineError("session_closed", "this session is closed; open another one")
+            raise SessionClosed()
         self._parts.prompt.check_choice(options)
         chunks: asyncio.Queue[Chunk] = asyncio.Queue()
 
@@ -125,6 +129,39 @@ class QwenSession:
             self._post(cut)
         return heard
 
+    # -- beside the conversation
+
+    def overhear(self, pcm: Pcm) -> Awaitable[str]:
+        heard: asyncio.Future[str] = self._loop.create_future()
+        try:
+            if self._closed:
+                raise SessionClosed()
+            check_clip(pcm)
+        except EngineError as error:
+            heard.set_exception(error)
+            return heard
+
+        def settle(words: str | EngineError) -> None:
+            if heard.done():
+                return
+            if isinstance(words, EngineError):
+                heard.set_exception(words)
+            else:
+                heard.set_result(words)
+
+        def begin() -> None:
+            try:
+                overhearing.begin(self._conversation.prior)
+            except Exception as error:
+                self._call(settle, told(error))
+
+        overhearing = Overhearing(self._parts, pcm, lambda words: self._call(settle, words))
+        self._post(begin)
+        self._overheard.add(heard)
+        heard.add_done_callback(self._overheard.discard)
+        heard.add_done_callback(lambda _: self._parts.scheduler.post(overhearing.close))
+        return heard
+
     # -- the whole
 
     def restore(self, items: Sequence[ContextItem]) -> None:
@@ -136,6 +173,9 @@ class QwenSession:
             return
         self._post(self._end)
         self._closed = True
+        for heard in list(self._overheard):
+            if not heard.done():
+                heard.set_exception(SessionClosed())
         self._on_close()
 
     # -- inside

@@ -1,0 +1,73 @@
+"""Whether a turn's words can be all of it: a phrase that cannot end so, or a short answer that needs no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from omni_rt.core.phrases import base_language, phrases, words
+
+Completeness = Literal["unfinished", "complete", "open"]
+
+
+_GOES_ON: Mapping[str, frozenset[str]] = {
+    "en": phrases(
+        "and|or|but|because|so|if|when|while|although|unless|until|since|whether|than|as|like",
+        "the|a|an|my|your|his|her|our|their|this|these|those|some|any|every",
+        "of|to|from|with|for|at|by|about|into|between|without|in|on",
+        "is|are|was|were|am|be|can|could|would|should|will|shall|may|might|must|do|does|did|have|has|had",
+        "i|you|he|she|we|they|it's|i'm|i'd|i'll|let's|um|uh|er|erm|hmm|well|very|really",
+    ),
+    "de": phrases(
+        "und|oder|aber|weil|dass|ob|wenn|als|wie|denn|der|die|das|ein|eine|einen|einem|mein|meine|dein|deine",
+        "von|zu|mit|für|bei|über|zwischen|ohne|in|auf|an|ist|sind|war|kann|könnte|würde|soll|will|muss|hat|haben",
+        "ich|du|er|sie|wir|ihr|äh|ähm|also|sehr",
+    ),
+    "fr": phrases(
+        "et|ou|mais|parce|que|si|quand|comme|le|la|les|un|une|des|du|mon|ma|mes|ton|ta|de|à|avec|pour|par|sans|dans",
+        "sur|est|sont|était|peut|veut|je|tu|il|elle|nous|vous|ils|euh|alors|très",
+    ),
+    "es": phrases(
+        "y|o|pero|porque|que|si|cuando|como|el|la|los|las|un|una|mi|mis|tu|de|a|con|para|por|sin|en|sobre",
+        "es|son|era|puede|quiero|yo|eh|este|pues|muy",
+    ),
+    "it": phrases(
+        "e|o|ma|perché|che|se|quando|come|il|lo|la|i|gli|le|un|una|mio|mia|di|a|con|per|senza|in|su",
+        "è|sono|era|può|voglio|io|ehm|allora|molto",
+    ),
+}
+
+_ENOUGH: Mapping[str, frozenset[str]] = {
+    "en": phrases(
+        "yes|yeah|yep|yup|no|nope|nah|sure|okay|ok|right|correct|exactly|maybe|perhaps|of course|not really|not yet",
+        "yes please|no thanks|no thank you|thanks|thank you|hello|hi|hey|goodbye|bye|good morning|good night|stop|wait",
+        "i don't know|i think so|me too|never mind|go on|go ahead|continue|again|really",
+    ),
+    "de": phrases(
+        "ja|nein|klar|okay|ok|genau|richtig|vielleicht|danke|ja bitte|nein danke|hallo|tschüss|weiter|nochmal"
+    ),
+    "fr": phrases(
+        "oui|non|d'accord|okay|ok|exactement|peut être|merci|oui merci|non merci|bonjour|salut|continue|encore"
+    ),
+    "es": phrases(
+        "sí|si|no|claro|vale|okay|ok|exacto|quizás|gracias|sí por favor|no gracias|hola",
+        "adiós|sigue|otra vez",
+    ),
+    "it": phrases("sì|si|no|certo|okay|ok|esatto|forse|grazie|sì grazie|no grazie|ciao|continua|ancora"),
+}
+
+
+def completeness(text: str, language: str = "en") -> Completeness:
+    """Of the words of a turn so far, as transcribed with punctuation. `language` is a tag such as "en" or "en-US"; ""
+    means English; of a language without tables only the punctuation tells."""
+    tag, written = base_language(language), text.strip()
+    said = words(written)
+    if not said:
+        return "open"
+    if " ".join(said) in _ENOUGH.get(tag, ()):
+        return "complete"
+    if written.endswith("?"):
+        return "open"
+    if written.endswith((",", ";", ":", "-", "–", "—", "...", "…")) or said[-1] in _GOES_ON.get(tag, ()):
+        return "unfinished"
+    return "open"

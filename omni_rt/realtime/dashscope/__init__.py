@@ -1,0 +1,1 @@
+"""The protocol of DashScope's Qwen-Omni-Realtime, translated to ours and back; no transport, no session."""

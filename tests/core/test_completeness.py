@@ -1,0 +1,38 @@
+"""Which words can be all of a turn."""
+
+from __future__ import annotations
+
+import pytest
+
+from omni_rt.core.completeness import completeness
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("I would like to go to Paris and", "", "unfinished"),
+        ("I would like to go to Paris and.", "en", "unfinished"),
+        ("Could you tell me the", "en-US", "unfinished"),
+        ("Well, I think that,", "en", "unfinished"),
+        ("My number is five...", "en", "unfinished"),
+        ("Um.", "en", "unfinished"),
+        ("What is this for?", "en", "open"),
+        ("What is the capital of France?", "en", "open"),
+        ("I would like to go to Paris.", "en", "open"),
+        ("Yes.", "en", "complete"),
+        ("No, thank you!", "en", "complete"),
+        ("yes and", "en", "unfinished"),
+        ("", "en", "open"),
+        ("...", "en", "open"),
+        ("Ich möchte nach Paris und", "de", "unfinished"),
+        ("Genau.", "de-AT", "complete"),
+        ("Je voudrais aller à", "fr", "unfinished"),
+        ("Oui.", "fr", "complete"),
+        ("Quiero un", "es", "unfinished"),
+        ("Sì, grazie.", "it", "complete"),
+        ("I and", "tlh", "open"),
+        ("I, and,", "tlh", "unfinished"),
+    ],
+)
+def test_completeness(text: str, language: str, expected: str) -> None:
+    assert completeness(text, language) == expected

@@ -1,0 +1,165 @@
+"""Dialogues in which the words of speech over a reply decide: it is ducked at once, then held, then stopped or resumed.
+
+As in test_duplex_overlap the first reply's sound leaves from 2160 to 3760. Sound over it ducks after 32 ms and holds
+it after 160 ms; then the words are asked for, which takes 100 ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from omni_rt.core.actions import Action, CloseUtterance, Duck, FinishReply, Hold, OpenUtterance, StopReply, Unduck
+from omni_rt.core.duplex import DuplexPolicy
+from omni_rt.core.overheard import Meaning
+from tests.core.actors import Sound, Voice, words_of
+from tests.core.dialogue import BY_WORDS, DUCKED, TURNS, Dialogue, Overhearing
+
+ALL = words_of(1600)
+QUESTION = Sound(512, 1536, "question")
+KINDS: dict[str, Meaning] = {"mhm": "backchannel", "yeah": "backchannel", "stop": "stop", "cough": "nothing"}
+
+
+def told(clear_ms: int = 250, delay_ms: int | None = 100) -> Overhearing:
+    """Words are known once `clear_ms` of them were said; before that, and of noise, nothing is found."""
+
+    def overhear(voice: Voice, from_ms: int, to_ms: int) -> tuple[Meaning, int | None]:
+        kinds = [
+            KINDS.get(sound.text, "words")
+            for sound in voice.sounds
+            if sound.text
+            and sound.end_ms > from_ms
+            and to_ms - sound.start_ms >= min(clear_ms, sound.end_ms - sound.start_ms)
+        ]
+        for kind in ("stop", "words", "backchannel"):
+            if kind in kinds and not ("words" in kinds and kind == "stop"):
+                return kind, delay_ms
+        return "nothing", delay_ms
+
+    return overhear
+
+
+def after_the_question(
+    *sounds: Sound, until: int = 12_000, policy: DuplexPolicy = BY_WORDS, overhear: Overhearing | None = None
+) -> Dialogue:
+    return Dialogue(QUESTION, *sounds, until=until, policy=policy, overhear=overhear or told())
+
+
+def rest(d: Dialogue) -> list[tuple[int, Action]]:
+    return d.actions[3:]
+
+
+@pytest.mark.parametrize("length_ms", [192, 320, 480, 640, 800])
+def test_a_backchannel_is_kept_out_and_the_reply_goes_on_where_it_was(length_ms: int) -> None:
+    d = after_the_question(Sound(2816, 2816 + length_ms, "mhm"))
+    assert rest(d)[:2] == [(2848, Duck()), (2976, Hold())]
+    assert [a for _, a in rest(d)[2:]] == [Unduck(), FinishReply(1)]
+    resumed = rest(d)[2][0]
+    assert resumed <= 2816 + length_ms + 320
+    start = d.left(1)
+    assert start[0] == (2160, 2860, 1.0)
+    assert start[1] == (2860, 2980, DUCKED)
+    assert start[2][0] == -(-resumed // 20) * 20
+    assert sum(end - begin for begin, end, _ in start) == 1600
+    assert d.heard(1) == ALL
+    assert d.history == [("user", "question"), ("assistant", ALL)]
+    assert d.idle
+
+
+def test_a_cough_longer_than_an_interruption_was_keeps_the_reply() -> None:
+    d = after_the_question(Sound(2816, 3200, "cough"))
+    assert [a for _, a in rest(d)] == [Duck(), Hold(), Duck(), Unduck(), FinishReply(1)]
+    assert d.heard(1) == ALL
+
+
+def test_noise_that_does_not_end_is_played_over_softly() -> None:
+    d = after_the_question(Sound(2816, 9000, "cough"))
+    kinds = [a for _, a in rest(d)]
+    assert kinds[:3] == [Duck(), Hold(), Duck()]
+    assert FinishReply(1) in kinds
+    assert StopReply(1, "turn_detected", 2816) not in kinds
+    assert d.heard(1) == ALL
+
+
+def test_words_stop_it_and_nothing_left_since_it_was_held() -> None:
+    d = after_the_question(Sound(2816, 3840, "wait"))
+    (duck_at, _), (hold_at, _), (stop_at, stop), *_ = rest(d)
+    assert (duck_at, hold_at, stop) == (2848, 2976, StopReply(1, "turn_detected", 2816))
+    assert hold_at < stop_at <= 2816 + 448 + 256 + 100
+    assert d.left(1) == [(2160, 2860, 1.0), (2860, 2980, DUCKED)]
+    assert d.claimed[1] == d.truly_heard[1] == 820
+    assert d.history == [("user", "question"), ("assistant", words_of(800)), ("user", "wait"), ("assistant", ALL)]
+
+
+def test_a_short_interruption_is_answered() -> None:
+    """`no` is over before its words are known."""
+    d = after_the_question(Sound(2816, 3040, "no"))
+    assert [a for _, a in rest(d)][:5] == [
+        Duck(),
+        Hold(),
+        StopReply(1, "turn_detected", 2816),
+        Unduck(),
+        OpenUtterance(2516, 2816),
+    ]
+    close_at, close = rest(d)[5]
+    assert close == CloseUtterance(3040)
+    assert close_at <= 3040 + 500
+    assert d.history[1:] == [("assistant", words_of(800)), ("user", "no"), ("assistant", ALL)]
+
+
+def test_stop_is_obeyed_and_not_answered() -> None:
+    d = after_the_question(Sound(2816, 3200, "stop"))
+    assert StopReply(1, "turn_detected", 2816) in [a for _, a in rest(d)]
+    assert d.history[1:] == [("assistant", words_of(800)), ("user", "stop")]
+    assert d.idle
+
+
+def test_stop_and_a_question_is_answered() -> None:
+    d = after_the_question(Sound(2816, 3200, "stop"), Sound(3300, 4400, "what"))
+    assert d.history[1:] == [("assistant", words_of(800)), ("user", "stop what"), ("assistant", ALL)]
+
+
+def test_after_a_stop_the_next_question_is_answered() -> None:
+    d = after_the_question(Sound(2816, 3200, "stop"), Sound(6000, 7000, "what"))
+    assert d.history[2:] == [("user", "stop"), ("user", "what"), ("assistant", ALL)]
+
+
+@pytest.mark.parametrize(("length_ms", "kept"), [(320, True), (700, False)])
+def test_when_nobody_tells_the_words_the_length_decides(length_ms: int, kept: bool) -> None:
+    d = after_the_question(Sound(2816, 2816 + length_ms, "mhm"), overhear=told(delay_ms=None))
+    stopped = StopReply(1, "turn_detected", 2816) in [a for _, a in rest(d)]
+    assert stopped is not kept
+    assert d.idle
+    assert (d.heard(1) == ALL) is kept
+
+
+def test_long_speech_is_an_interruption_though_nobody_tells_the_words() -> None:
+    d = after_the_question(Sound(2816, 9000, "wait"), overhear=told(delay_ms=None))
+    stop = next(at for at, a in rest(d) if isinstance(a, StopReply))
+    assert stop == 2816 + 1600
+
+
+def test_backchannels_that_do_not_end_are_an_interruption_at_last() -> None:
+    d = after_the_question(Sound(2816, 6000, "mhm"))
+    assert [at for at, a in rest(d) if isinstance(a, StopReply)] == [2816 + 1600]
+
+
+def test_late_words_of_an_overlap_that_is_over_are_void() -> None:
+    d = after_the_question(Sound(2816, 3008, "mhm"), overhear=told(delay_ms=3000))
+    assert [a for _, a in rest(d)][2:] == [Unduck(), FinishReply(1)]
+    assert d.heard(1) == ALL
+
+
+def test_a_fixed_silence_shorter_than_the_words_take_does_not_lose_the_interruption() -> None:
+    policy = replace(BY_WORDS, turns=replace(TURNS, fixed_silence_ms=96))
+    d = Dialogue(QUESTION, Sound(2816, 3040, "no"), until=12_000, policy=policy, overhear=told(delay_ms=300))
+    assert ("user", "no") in d.history
+    assert d.history[-1] == ("assistant", ALL)
+    assert d.idle
+
+
+def test_clicks_duck_for_a_moment() -> None:
+    d = after_the_question(Sound(2816, 2880, "", 0.8))
+    assert rest(d) == [(2848, Duck()), (2944, Unduck()), (3856, FinishReply(1))]
+    assert d.heard(1) == ALL

@@ -1,0 +1,72 @@
+"""What a person's pauses change about how long is waited for the next end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from omni_rt.core.actions import CloseUtterance, StartReply
+from omni_rt.core.patience import Patience
+from tests.core.actors import Judge, Sound
+from tests.core.dialogue import SEMANTIC, TURNS, Dialogue
+
+
+def test_without_pauses_the_limit_and_the_least_are_the_policys() -> None:
+    patience = Patience()
+    assert (patience.limit_ms(1600), patience.least_ms(160, 1600)) == (1600, 160)
+    patience.paused(200)
+    patience.paused(200)
+    assert patience.limit_ms(1600) == 1600
+
+
+def test_short_pauses_shorten_the_limit_and_long_ones_leave_it() -> None:
+    patience = Patience()
+    for pause in (300, 250, 400):
+        patience.paused(pause)
+    assert patience.limit_ms(1600) == 1200
+    patience.paused(1000)
+    assert patience.limit_ms(1600) == 1400
+    patience.paused(1500)
+    assert patience.limit_ms(1600) == 1600
+
+
+def test_a_cut_in_is_remembered_for_four_turns() -> None:
+    patience = Patience()
+    patience.cut_in(500)
+    for _ in range(4):
+        assert patience.least_ms(160, 1600) == 550
+        patience.turn_ended()
+    assert patience.least_ms(160, 1600) == 160
+    patience.cut_in(1500)
+    assert patience.least_ms(160, 1600) == 800
+
+
+def test_who_was_cut_in_on_twice_is_waited_for() -> None:
+    """Each end seems sure; the second pause of 300 ms is inside the turn."""
+    sounds = [Sound(512, 1536, "a"), Sound(1856, 2880, "b"), Sound(3180, 4224, "c")]
+    d = Dialogue(*sounds, until=12_000, judge=Judge(scores=(0.9,)))
+    closed = [at.speech_end_ms for _, at in d.actions if isinstance(at, CloseUtterance)]
+    assert closed == [1536, 4224]
+    assert [text for role, text in d.history if role == "user"] == ["a", "b c"]
+
+
+def test_a_phrase_that_goes_on_is_waited_for_and_a_short_answer_is_not() -> None:
+    policy = replace(SEMANTIC, turns=replace(TURNS, speculate_ms=96))
+    for words, closes_ms in (("unfinished", 1168), ("complete", 160), ("open", 160)):
+        assert policy.turns is not None
+        assert policy.turns.wait_ms(0.9, words, Patience()) == closes_ms  # type: ignore[arg-type]
+    assert policy.turns is not None
+    assert policy.turns.wait_ms(0.1, "complete", Patience()) == 160
+    assert policy.turns.wait_ms(None, "complete", Patience()) == 160
+    assert replace(policy.turns, fixed_silence_ms=500).wait_ms(0.9, "unfinished", Patience()) == 500
+
+
+def test_words_that_come_while_the_reply_is_prepared_end_the_turn_or_keep_it_open() -> None:
+    policy = replace(SEMANTIC, turns=replace(TURNS, speculate_ms=96))
+    for words, ends_at in (("complete", 1700), ("unfinished", 2720)):
+        d = Dialogue(
+            Sound(512, 1536, "yes"), until=6000, policy=policy, judge=Judge(scores=(0.9,), delay_ms=300),
+            client=((1700, words),),  # type: ignore[arg-type]
+        )  # fmt: skip
+        closed = [at for at, action in d.actions if isinstance(action, CloseUtterance)]
+        assert closed == [ends_at]
+        assert d.actions[1][1] == StartReply(1, speculative=True)

@@ -1,0 +1,100 @@
+"""How loud a reply was made at each moment: its sound beside what the local engine's voice says of the same text.
+
+The voice makes the same sound of the same words each time, so packet by packet the two can be compared. Of a voice that
+is not ours nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from omni_rt.engine.api import Pcm
+from omni_rt.engine.local.clauses import ClauseCutter
+from omni_rt.engine.local.tts import Voice
+from tools.duplex.replies import HeardReply
+
+Wave = npt.NDArray[np.float64]
+
+# Below this, out of 32768, a packet of the voice says nothing of its gain.
+_QUIET = 150.0
+# So alike are two pieces of the same sound after Opus: many packets, and one of them.
+_SAME, _SAME_PACKET = 0.8, 0.6
+_BEFORE = 40
+# A packet is ducked below this gain, and one in full voice is not below the other.
+DUCKED, FULL = 0.6, 0.75
+# When it happened is not known better than this where the voice pauses.
+_LONGEST_GAP_S = 0.07
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """Of packets of a reply, their arrival and their gain; NaN where the voice is silent."""
+
+    times: Wave
+    gains: Wave
+
+    def ducked_after(self, at: float) -> float | None:
+        """When the first soft packet came after a moment at which the reply was in full voice; None if none came, or if
+        the voice paused where it would tell."""
+        known = ~np.isnan(self.gains)
+        times, gains = self.times[known], self.gains[known]
+        before = gains[times <= at]
+        soft = np.flatnonzero((times > at) & (gains < DUCKED))
+        if not len(before) or before[-1] < FULL or not len(soft):
+            return None
+        first = int(soft[0])
+        return None if times[first] - times[first - 1] > _LONGEST_GAP_S else float(times[first])
+
+
+def local_speech() -> Callable[[str], Pcm]:
+    """The local engine's default voice, clause by clause as a reply is spoken."""
+    voice = Voice("heart")
+
+    def speak(text: str) -> Pcm:
+        cutter = ClauseCutter()
+        clauses = [*cutter.feed(text), *cutter.flush()]
+        return np.concatenate([np.zeros(0, np.int16), *(voice.speak(clause).pcm for clause in clauses)])
+
+    return speak
+
+
+def gains(reply: HeardReply, around: float, until: float, speak: Callable[[str], Pcm]) -> Gains | None:
+    """Of the packets from 0.8 s before a moment on. None if their sound is not what `speak` makes of the text."""
+    packets = [sound for sound in reply.sounds if sound.at <= until]
+    here = sum(sound.at <= around for sound in packets)
+    packets = packets[max(0, here - _BEFORE) :]
+    here = min(here, _BEFORE)
+    if not here or len({len(packet.pcm) for packet in packets}) != 1:
+        return None
+    heard = np.array([packet.pcm for packet in packets], np.float64)
+    known = np.concatenate([np.zeros(_BEFORE * heard.shape[1]), speak(reply.text).astype(np.float64)])
+    place = _find(heard[:here].ravel(), known)
+    if place is None:
+        return None
+    whole = np.concatenate([known, np.zeros(heard.size)])[place : place + heard.size].reshape(heard.shape)
+    level, loud = _root_mean_square(whole), _root_mean_square(heard)
+    alike = np.sum(whole * heard, axis=1) > _SAME_PACKET * level * loud * heard.shape[1]
+    gain = np.where((level > _QUIET) & alike, loud / np.maximum(level, 1e-9), np.nan)
+    return Gains(np.array([packet.at for packet in packets]), gain)
+
+
+def _root_mean_square(frames: Wave) -> Wave:
+    mean: Wave = np.mean(frames**2, axis=1)
+    return np.sqrt(mean)
+
+
+def _find(part: Wave, known: Wave) -> int | None:
+    """Where in what is known a part that was heard lies."""
+    if len(known) < len(part) or float(np.max(np.abs(part), initial=0.0)) < _QUIET:
+        return None
+    size = 1 << (len(known) + len(part)).bit_length()
+    products = np.fft.irfft(np.fft.rfft(known, size) * np.conj(np.fft.rfft(part, size)), size)
+    products = products[: len(known) - len(part) + 1]
+    energy = np.cumsum(np.concatenate([[0.0], known**2]))
+    norms = np.sqrt(np.maximum(energy[len(part) :] - energy[: -len(part)], 1.0)) * float(np.linalg.norm(part))
+    place = int(np.argmax(products / norms))
+    return place if products[place] / norms[place] > _SAME else None
