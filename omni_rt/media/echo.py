@@ -15,10 +15,10 @@ import numpy as np
 
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo_delay import Delay
-from omni_rt.media.playback import BINS, FRAME, HOP, Complex, Playback, Real, fingerprints, frames_of, powers, window
+from omni_rt.media.playback import BINS, DECAY, FRAME, HOP, Complex, Playback, Real, fingerprints, frames_of, powers, window
 from omni_rt.media.vad import WINDOW
 
-_LAGS = 128
+_LAGS = 256
 _WINDOW = window(FRAME)
 
 # Power of a line of white noise of amplitude 1; what counts as nothing in the microphone and in a reply.
@@ -30,10 +30,9 @@ _SOUND = 0.15  # decades above the noise
 
 _NOISE_HOPS, _NOISE_BIAS = 96, np.float32(2)  # the least of that many is so much below the mean
 
-# Of what was played, how much is heard one hop early (the delay lies between hops), at the delay, and as it dies away;
-# and how much more than the loudest hop that makes of a steady sound.
-_DECAY = np.concatenate([[0.5, 1.0, 1.0], 10 ** (-0.2 * np.arange(1, 13))]).astype(np.float32)
-_STEADY = np.float32(3)
+# Of what was played, with its tail: half is heard one hop early (the delay lies between hops), and as much one late.
+_HEARD = np.array([0.5, 1 - DECAY / 2, 1 - DECAY], np.float32)
+_TAIL_HOPS = 16
 # Lines of a spectrum scatter about the power that is expected, more so while its gain is new.
 _MARGIN, _MARGIN_NEW = np.float32(7), np.float32(21)
 
@@ -127,7 +126,7 @@ class Echo:
     def _idle(self, at: int) -> bool:
         """Nothing that was played can be heard in the window from `at` on."""
         lag = self._delay.lag
-        lags = _LAGS if lag is None else min(_LAGS, lag + len(_DECAY) + 4)
+        lags = _LAGS if lag is None else min(_LAGS, lag + _TAIL_HOPS)
         return self._played.timeline.end + lags * HOP <= at
 
     def _count(self, live: bool) -> None:
@@ -175,18 +174,18 @@ class Echo:
     def _expect_at(self, lag: int, power: Real, noise: Real, ago: int) -> tuple[Real, float]:
         """The echo's power in one hop, and by how much the microphone's stands out of it."""
         delay, gain = self._delay, self._gain
-        heard = self._played.power(lag - 1, _DECAY, ago)
+        heard = self._played.power(lag - 1, _HEARD, ago)
         agrees = delay.agrees
         if agrees and delay.hearing:
             gain.learn(heard, power, noise)
         if delay.elsewhere is not None:
             self._left = 0.0
-            heard = np.maximum(heard, self._played.power(delay.elsewhere - 1, _DECAY, ago))
+            heard = np.maximum(heard, self._played.power(delay.elsewhere - 1, _HEARD, ago))
         lines = gain.lines * (_MARGIN if gain.learnt > _NEW_HOPS else _MARGIN_NEW)
         expected = lines * heard
         left = _decades(power, expected + 2 * noise)
         if self._doubts(left) and left >= _LEFT and not agrees:
-            heard = np.maximum(heard, _STEADY * self._played.loudest(lag - _MOVED, 2 * _MOVED + 1, ago))
+            heard = np.maximum(heard, self._played.loudest(lag - _MOVED, 2 * _MOVED + 1, ago))
             expected = lines * heard
             left = _decades(power, expected + 2 * noise)
         return expected, left

@@ -20,6 +20,9 @@ FRAME = 2 * HOP
 BINS = FRAME // 2 + 1
 """Of a spectrum of 32 ms: one every 31.25 Hz, whatever the sample rate."""
 
+DECAY = np.float32(0.63)
+"""Of power within a hop, in a room."""
+
 _REPLY_HOP = HOP * OUTPUT_RATE // INPUT_RATE
 _RATE_SQUARED = np.float32((INPUT_RATE / OUTPUT_RATE) ** 2)
 
@@ -119,7 +122,8 @@ class Timeline:
 
 
 class Playback:
-    """The spectra of the last `lags` hops of a Timeline, for two hops of the microphone at a time.
+    """The spectra of the last `lags` hops of a Timeline as a room would have them, for two hops of the microphone at a
+    time: with each come those before it, 2 dB weaker a hop.
 
     `ago` is 1 for the first of the two, 0 for the second.
     """
@@ -130,9 +134,10 @@ class Playback:
         self._least = least
         self._kept = lags + 1
         # rows are written one after the other and moved down seldom, so that the latest always lie together
-        self._power = np.zeros((8 * lags, BINS), np.float32)
-        self._prints = np.zeros((8 * lags, _LINES.stop - _LINES.start), np.float32)
+        self._power = np.zeros((4 * lags, BINS), np.float32)
+        self._prints = np.zeros((4 * lags, _LINES.stop - _LINES.start), np.float32)
         self._before = np.zeros(_REPLY_HOP, np.float32)
+        self._tail = np.zeros(BINS, np.float32)
         self.clear()
 
     def clear(self) -> None:
@@ -141,6 +146,7 @@ class Playback:
         self._power[: self._kept] = 0
         self._prints[: self._kept] = 0
         self._before[:] = 0
+        self._tail[:] = 0
 
     def advance(self, at: int) -> bool:
         """Go on to the microphone's samples from `at` to `at` + 512; whether anything is played there."""
@@ -152,13 +158,17 @@ class Playback:
         self._count += 2
         sound = np.concatenate([self._before, self.timeline.take(at, 2 * HOP)])
         self._before = sound[-_REPLY_HOP:]
-        if not sound.any():
-            self._power[rows] = self._prints[rows] = 0
+        live = bool(sound.any())
+        if not live and self._tail.max() < self._least:
+            self._power[rows] = self._prints[rows] = self._tail[:] = 0
             return False
-        _, power = powers(frames_of(sound) * _REPLY_WINDOW)
-        self._power[rows] = power[:, :BINS] * _RATE_SQUARED
-        self._prints[rows] = fingerprints(self._power[rows], self._least)
-        return True
+        power = self._power[rows]
+        power[:] = powers(frames_of(sound) * _REPLY_WINDOW)[1][:, :BINS] * _RATE_SQUARED if live else 0
+        power[0] += DECAY * self._tail
+        power[1] += DECAY * power[0]
+        self._tail = power[1].copy()
+        self._prints[rows] = fingerprints(power, self._least)
+        return live
 
     def likeness(self, fingerprint: Real, ago: int) -> Real:
         """How much the microphone's fingerprint is like that of what was played 0, 1, 2 ... hops ago, -1 to 1."""
