@@ -194,10 +194,12 @@ class _Commands:
         item = session.conversation.get(event.item_id)
         if not any(isinstance(part, Speech) for part in item.parts) or item.role != "assistant":
             raise WireError("invalid_value", "Only the assistant's spoken messages can be truncated.", "item_id")
+        reply = session.replies.spoken(event.item_id)
         if session.replies.speaking_item == event.item_id:
             session.act(session.duplex.cancel_reply())
-        if not session.replies.truncate(event.item_id, event.audio_end_ms):
-            session.rebuild_context()
+        if not reply.known:
+            session.stop_for_new_context()
+        session.replies.truncate(reply, event.audio_end_ms)
 
     async def _create_response(self, event: ResponseCreate) -> None:
         session = self._session

@@ -104,7 +104,9 @@ class Session:
         self.link = EngineLink(
             engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
         )
-        self.replies = Replies(self.link, self.conversation, self.events, self.duplex, self.act, on_moments)
+        self.replies = Replies(
+            self.link, self.conversation, self.events, self.duplex, self.act, on_moments, self._restore_context
+        )
         self._window = ContextWindow(engine.capabilities.context_tokens)
         self.side_replies = SideReplies(engine, session_id, self.events)
         self._turn: Moments | None = None
@@ -236,11 +238,17 @@ class Session:
         self.act(self.duplex.engine_lost())
 
     def rebuild_context(self) -> None:
-        """For what cannot be appended: the engine keeps its cache as far as the items agree. A reply that is being made
-        ends; one that is only still being heard goes on."""
+        """For what cannot be appended: the engine keeps its cache as far as the items agree."""
+        self.stop_for_new_context()
+        self._restore_context()
+
+    def stop_for_new_context(self) -> None:
+        """A reply that is being made ends, as its context is void; one that is only still being heard goes on."""
+        if self.link.session is not None and (self.duplex.making or not self.duplex.reply_active):
+            self.act(self.duplex.cancel_reply())
+
+    def _restore_context(self) -> None:
         if self.link.session is not None:
-            if self.duplex.making or not self.duplex.reply_active:
-                self.act(self.duplex.cancel_reply())
             self.link.session.restore(self.conversation.context())
             self.on_engine_back()
 

@@ -20,11 +20,11 @@ from tests.support.scripted import KeptTransport, ScriptedEars, ScriptedEngine, 
 class Stage:
     """A session between stand-ins."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, server_plays: bool = True) -> None:
         self.engine = ScriptedEngine()
         self.ears: list[ScriptedEars] = []
         self.session = Session("s", settings, self.engine, self._hearing, WireSession(id="s", model="m"))
-        self.transport = KeptTransport(self.session)
+        self.transport = KeptTransport(self.session, server_plays)
 
     def _hearing(self, tell: Any) -> ScriptedEars:
         self.ears.append(ScriptedEars(tell))
@@ -65,9 +65,9 @@ class Stage:
         return [(item.role, item.text) for item in self.session.conversation]
 
 
-async def open_stage(**turn: Any) -> Stage:
+async def open_stage(*, server_plays: bool = True, **turn: Any) -> Stage:
     """An open session; `turn` are settings of the section of that name."""
-    stage = Stage(validate({"turn": turn}))
+    stage = Stage(validate({"turn": turn}), server_plays)
     await stage.session.open()
     stage.session.attach(stage.transport, read_events)
     stage.session.on_open()
@@ -77,5 +77,13 @@ async def open_stage(**turn: Any) -> Stage:
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
     stage = await open_stage()
+    yield stage
+    await stage.session.close("test over")
+
+
+@pytest.fixture
+async def socket_stage() -> AsyncIterator[Stage]:
+    """As over a WebSocket: the client plays."""
+    stage = await open_stage(server_plays=False)
     yield stage
     await stage.session.close("test over")
