@@ -8,6 +8,8 @@ from omni_rt.core.timeline import WINDOW_MS, Activity, EndScore
 
 # Speech goes on until the probability has fallen this far below the threshold (Silero's own hysteresis).
 RELEASE_MARGIN = 0.15
+# Less than this is no speech whatever the threshold.
+LEAST = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,16 +118,21 @@ class TurnDetector:
         """How long the open utterance has been silent; 0 while the user may be going on, so that nothing is decided."""
         return 0 if self._run_ms else self._now_ms - self._speech_end_ms
 
+    @property
+    def weighing(self) -> bool:
+        """Whether somebody may have begun to speak, or to go on."""
+        return bool(self._run_ms)
+
     def step(self, window: Activity) -> list[TurnSignal]:
         before_ms, self._now_ms = self._now_ms or window.at_ms - WINDOW_MS, window.at_ms
         length = window.at_ms - before_ms
         if self._speaking and before_ms == self._speech_end_ms:
-            if window.speech < self.policy.threshold - RELEASE_MARGIN:
+            if window.speech < max(LEAST, self.policy.threshold - RELEASE_MARGIN):
                 return self._pausing()
             self._speech_end_ms = window.at_ms
             self.speech_ms += length
             return []
-        self._listen(window.speech >= self.policy.threshold, before_ms, length)
+        self._listen(window.speech >= max(LEAST, self.policy.threshold), before_ms, length)
         if self._run_ms >= self.policy.onset_ms:
             return [self._take_turn()]
         return self._pausing() if self._speaking else []

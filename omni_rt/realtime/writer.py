@@ -49,7 +49,11 @@ class EventWriter:
         self.emit("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=item_id)
 
     def speech_stopped(self, at_ms: int, item_id: str) -> None:
+        """`at_ms` is where the audio ends that the model is given, silence included."""
         self.emit("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=item_id)
+
+    def timeout_triggered(self, from_ms: int, at_ms: int, item_id: str) -> None:
+        self.emit("input_audio_buffer.timeout_triggered", audio_start_ms=from_ms, audio_end_ms=at_ms, item_id=item_id)
 
     def committed(self, item_id: str, previous_id: str | None) -> None:
         self.emit("input_audio_buffer.committed", item_id=item_id, previous_item_id=previous_id)

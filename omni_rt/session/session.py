@@ -22,23 +22,24 @@ from omni_rt.core.actions import (
     ReleaseReply,
     StartReply,
     StopReply,
+    TimeOut,
     Unduck,
 )
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EndScore, Timeline
-from omni_rt.core.window import ContextWindow
 from omni_rt.engine.api import Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
-from omni_rt.realtime.settings import RetentionRatio, WireSession
+from omni_rt.realtime.settings import WireSession
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
-from omni_rt.session.policy import duplex_policy, engine_settings, fixed_weight
+from omni_rt.session.policy import duplex_policy, engine_settings, idle_params
 from omni_rt.session.replies import Replies
+from omni_rt.session.room import Room
 from omni_rt.session.side_replies import SideReplies
 from omni_rt.transport.base import SentAudio, Transport
 
@@ -107,7 +108,7 @@ class Session:
         self.replies = Replies(
             self.link, self.conversation, self.events, self.duplex, self.act, on_moments, self._restore_context
         )
-        self._window = ContextWindow(engine.capabilities.context_tokens)
+        self._room = Room(self.conversation, engine.capabilities.context_tokens)
         self.side_replies = SideReplies(engine, session_id, self.events)
         self._turn: Moments | None = None
         self.next_params: ResponseParams | None = None
@@ -176,7 +177,7 @@ class Session:
         if not concealed and max(pcm.max(), -int(pcm.min())) > SILENCE_PEAK:
             self.active_at = time.monotonic()
         self.act(self.duplex.open_by_client(self.now_ms))
-        self._log.append(pcm, self._utterance.from_ms if self._utterance else None)
+        self._log.append(pcm, self._utterance.from_ms if self._utterance else self.duplex.quiet_from_ms)
         self._timeline.advance(len(pcm))
         self._clock_offset_ms = monotonic_ms() - self.now_ms
         self._hearing.feed(pcm)
@@ -277,6 +278,8 @@ class Session:
                     self._close_utterance(speech_end_ms)
                 case DropUtterance():
                     self._drop_utterance()
+                case TimeOut(from_ms, at_ms):
+                    self._time_out(from_ms, at_ms)
                 case StartReply(generation, speculative):
                     self._start_reply(generation, speculative)
                 case ReleaseReply(generation):
@@ -288,7 +291,8 @@ class Session:
                     self.replies.stop(action, None if onset_ms is None else self._wall(onset_ms))
                 case FinishReply(generation):
                     self.replies.finish(generation)
-                    self._fit_context()
+                    if self._room.fit(self.wire, self.replies.latest_usage):
+                        self.rebuild_context()
                 case Duck():
                     self._gain(self.settings.turn.duck_gain)
                 case Unduck():
@@ -311,16 +315,26 @@ class Session:
         self._turn.mark("user_speech_end", self._wall(speech_end_ms))
         self._turn.mark("turn_end_decided")
         if utterance.told:
-            self.events.speech_stopped(speech_end_ms, utterance.item_id)
-        pcm = self._log.slice(utterance.from_ms)
-        speech = Speech(None, pcm, len(pcm) // 16)
-        item = Item(utterance.item_id, "message", "user", (speech,))
+            self.events.speech_stopped(self.now_ms, utterance.item_id)
+        self._commit(utterance.item_id, self._log.slice(utterance.from_ms))
+        if utterance.understood is not None:
+            self.on_transcript(utterance.understood)
+
+    def _commit(self, item_id: str, pcm: Pcm) -> None:
+        item = Item(item_id, "message", "user", (Speech(None, pcm, len(pcm) // 16),))
         previous = self.conversation.last_id()
         self.events.committed(item.id, previous)
         self.conversation.add(item)
         self.events.item(item, previous)
-        if utterance.understood is not None:
-            self.on_transcript(utterance.understood)
+
+    def _time_out(self, from_ms: int, at_ms: int) -> None:
+        item_id, pcm = new_id("item"), self._log.slice(from_ms, at_ms)
+        self.events.timeout_triggered(from_ms, at_ms, item_id)
+        if self.link.session is not None:
+            self.link.session.append_audio(pcm)
+            self.link.session.commit(item_id)
+        self._commit(item_id, pcm)
+        self.next_params = idle_params(self.wire)
 
     def _drop_utterance(self) -> None:
         self._utterance = None
@@ -331,7 +345,7 @@ class Session:
         if not speculative:
             moments, self._turn = self._turn or Moments(), None
             params, self.next_params = self.next_params, None
-            self.replies.start(generation, self.wire, moments, params, refused=self._no_room())
+            self.replies.start(generation, self.wire, moments, params, refused=self._room.refusal(self.wire))
             return
         utterance, engine = self._utterance, self.link.session
         assert utterance is not None
@@ -355,30 +369,6 @@ class Session:
         if engine is not None and mark is not None:
             engine.rollback(mark)
             engine.append_audio(missed)
-
-    def _fit_context(self) -> None:
-        """After a reply: let the oldest exchanges leave the context if the session's truncation says so."""
-        usage, fixed, items = self.replies.latest_usage, fixed_weight(self.wire), self.conversation.remembered()
-        self._window.counted(usage.input_tokens + usage.output_tokens, fixed, items)
-        rule = self.wire.truncation
-        if not isinstance(rule, RetentionRatio):
-            return
-        limit = rule.token_limits.post_instructions if rule.token_limits else None
-        if gone := self._window.excess(items, fixed, rule.retention_ratio, limit):
-            self.conversation.forget(gone)
-            self.rebuild_context()
-
-    def _no_room(self) -> WireError | None:
-        """Why a reply cannot be made where nothing may leave the context."""
-        tokens = self._window.tokens(fixed_weight(self.wire), self.conversation.remembered())
-        if self.wire.truncation != "disabled" or tokens <= self._window.limit:
-            return None
-        return WireError(
-            "context_full",
-            f"The conversation takes some {tokens:.0f} tokens, {self._window.limit:.0f} are allowed, and "
-            '\'session.truncation\' is "disabled"; set it to "auto", or delete items.',
-            "session.truncation",
-        )
 
     def _end_long_utterance(self) -> None:
         """Commit it where turns are found; clear it where the client finds them, as it may hold nothing at all."""

@@ -162,7 +162,8 @@ async def test_turns_by_voice_and_one_that_interrupts(talk: Talk) -> None:
     cut = interrupted.output[0]["id"]
     await talk.peer.send("conversation.item.truncate", item_id=cut, content_index=0, audio_end_ms=240)
     truncated = await talk.peer.wait("conversation.item.truncated")
-    assert (truncated["item_id"], truncated["audio_end_ms"]) == (cut, 240)
+    assert truncated["item_id"] == cut
+    assert 0 < truncated["audio_end_ms"] <= 240
     assert interrupted.text.strip().startswith(truncated["transcript"])
     await talk.update(max_output_tokens=4)
     await talk.speak(silence(2.5))

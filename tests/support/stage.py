@@ -38,6 +38,13 @@ class Stage:
         for _ in range(ms // 20):
             self.session.on_audio(np.full(320, 5000 if loud else 0, np.int16), False)
 
+    async def listen(self, ms: int, loud: bool) -> None:
+        """As `hear`, while all that follows from it happens in time."""
+        for _ in range(ms // 20):
+            self.hear(20, loud)
+            for _ in range(3):
+                await asyncio.sleep(0)
+
     async def settle(self) -> None:
         for _ in range(60):
             await asyncio.sleep(0)

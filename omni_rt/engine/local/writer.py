@@ -60,9 +60,10 @@ class Writer:
             self._slot.dropped()
 
     def _to_be_quiet(self, reply: Reply) -> bool:
-        """Whether the user said nothing, or nothing but that the assistant stop; then silence is the answer."""
-        last = self._context.before(reply.turn)
-        if last is None or last.role != "user" or reply.options.tool_choice not in ("auto", "none"):
+        """Whether the user said nothing, or nothing but that the assistant stop; then silence is the answer, unless the
+        reply has instructions of its own."""
+        last, options = self._context.before(reply.turn), reply.options
+        if last is None or last.role != "user" or options.tool_choice not in ("auto", "none") or options.instructions:
             return False
         return not last.shown or is_stop_phrase(last.said, self.settings.language)
 
