@@ -61,7 +61,8 @@ async def test_prefix_padding(stage: Stage, padding_ms: int) -> None:
     assert 2000 - LATE_MS <= started + padding_ms <= 2000 + LATE_MS
     await stage.listen(600, False)
     stopped = stage.last("input_audio_buffer.speech_stopped")["audio_end_ms"]
-    assert _user_ms(stage) == [stopped - started]
+    (length,) = _user_ms(stage)
+    assert stopped - started <= length <= stopped - started + LATE_MS
 
 
 async def test_padding_is_not_what_an_earlier_turn_had(stage: Stage) -> None:

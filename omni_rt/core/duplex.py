@@ -117,6 +117,11 @@ class Duplex:
         """Where the latest reply had been heard, if nobody has spoken since; the audio from there on may be needed."""
         return self._quiet_from_ms if self.policy.idle_ms is not None else None
 
+    @property
+    def judged_ms(self) -> int | None:
+        """Up to where the microphone's audio was judged; None where it is not."""
+        return self._turns.now_ms if self._turns is not None else None
+
     def set_policy(self, policy: DuplexPolicy) -> list[Action]:
         """Change the rules between or during turns.
 

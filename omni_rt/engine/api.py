@@ -146,12 +146,14 @@ Chunk = TextDelta | AudioDelta | CallDelta | ReplyEnd
 class Transcript:
     """What the engine understood of the user. `text` is the whole utterance so far and replaces what came before.
 
-    While the utterance is open `item_id` is empty; the final one carries the id given to `commit`.
+    While the utterance is open `item_id` is empty; the final one carries the id given to `commit`. `error` says why a
+    final one has no text although something may have been said.
     """
 
     item_id: str
     text: str
     final: bool
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class _Commands:
             case ImageAppend():
                 await self._append_image(event)
             case OutputClear():
-                self._session.act(self._session.duplex.clear_output())
+                self._clear_output()
             case ItemCreate():
                 await self._create_item(event)
             case ItemRetrieve():
@@ -127,7 +127,18 @@ class _Commands:
         session.act(session.duplex.set_policy(duplex_policy(wire, session.settings.turn)))
         session.events.session("session.updated", wire)
 
+    def _clear_output(self) -> None:
+        if not self._has_track:
+            raise WireError(
+                "unsupported",
+                "Over WebSocket the client has the audio and stops playing it by itself; response.cancel ends a reply.",
+                "type",
+            )
+        self._session.act(self._session.duplex.clear_output())
+
     async def _append(self, event: AudioAppend) -> None:
+        if self._has_track:
+            raise WireError("unsupported", "In a WebRTC call sound comes by an audio track.", "type")
         pcm = self._decoder.feed(event.audio, "audio")
         for start in range(0, len(pcm), APPEND_STEP):
             self._session.on_audio(pcm[start : start + APPEND_STEP], False)

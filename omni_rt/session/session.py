@@ -223,8 +223,16 @@ class Session:
             return
         if transcript.item_id not in self.conversation:
             return
+        wanted = self.wire.audio.input.transcription is not None
+        if transcript.error:
+            error = WireError("transcription_failed", transcript.error, kind="server_error")
+            if wanted:
+                self.events.transcript_failed(transcript.item_id, error)
+            else:
+                self.events.error(error)
+            return
         item = self.conversation.set_transcript(transcript.item_id, transcript.text)
-        if self.wire.audio.input.transcription is not None:
+        if wanted:
             seconds = sum(part.audio_ms for part in item.parts if isinstance(part, Speech)) / 1000
             self.events.transcript_done(item.id, transcript.text, seconds)
 
@@ -315,7 +323,7 @@ class Session:
         self._turn.mark("user_speech_end", self._wall(speech_end_ms))
         self._turn.mark("turn_end_decided")
         if utterance.told:
-            self.events.speech_stopped(self.now_ms, utterance.item_id)
+            self.events.speech_stopped(self.duplex.judged_ms or self.now_ms, utterance.item_id)
         self._commit(utterance.item_id, self._log.slice(utterance.from_ms))
         if utterance.understood is not None:
             self.on_transcript(utterance.understood)
