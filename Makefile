@@ -11,7 +11,8 @@ ARGS ?=
 COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts.py tests/test_config.py \
 	tests/test_session.py tests/test_session_settings.py tests/test_out_of_band.py tests/test_truncation.py \
 	tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py tests/test_g711.py tests/test_tempo.py \
-	tests/test_end_of_turn.py tests/test_wire_audio.py tests/test_models_store.py tests/test_local_context.py
+	tests/test_end_of_turn.py tests/test_wire_audio.py tests/test_models_store.py tests/test_local_context.py \
+	tests/test_turn_detection.py tests/test_tool_grammar.py tests/test_local_ears.py
 PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_flight.py
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check

@@ -54,7 +54,11 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do; whatever is not listed is refused by name at the door."""
+    """What an engine can do; whatever is not listed is refused by name at the door.
+
+    With `exact_tools` the arguments of every call fit the tool's schema, and a tool whose schema cannot be held to is
+    refused.
+    """
 
     name: str
     voices: tuple[str, ...]
@@ -63,6 +67,7 @@ class Capabilities:
     tools: bool
     context_tokens: int
     max_sessions: int
+    exact_tools: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ class LocalEngine:
             tools=True,
             context_tokens=self._settings.local.context_tokens,
             max_sessions=self._settings.server.max_sessions,
+            exact_tools=True,
         )
 
     async def start(self) -> None:
