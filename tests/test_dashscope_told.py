@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from omni_rt.engine.api import INPUT_RATE, CallDelta, Usage
+from omni_rt.engine.api import INPUT_RATE, CallDelta, Transcript, Usage
 from omni_rt.realtime.dashscope.client_events import ClientEvents
 from omni_rt.realtime.dashscope.server_events import RENAMED, UNTOLD, ServerEvents
 from omni_rt.realtime.settings import WireSession
@@ -130,6 +130,32 @@ async def test_a_failed_reply(line: Line) -> None:
     response = (await line.until("response.done"))["response"]
     assert (response["status"], response["status_details"]["type"]) == ("failed", "failed")
     assert line.last("error")["error"]["message"] == "no memory"
+
+
+async def test_what_cannot_be_understood_is_an_error(line: Line) -> None:
+    line.model.commit = lambda item_id: None  # type: ignore[method-assign]
+    await line.turn()
+    item = line.last("input_audio_buffer.committed")["item_id"]
+    line.session.on_transcript(Transcript(item, "", True, "the recogniser failed"))
+    error = line.last("error")
+    assert (error["error"]["code"], error["error"]["message"]) == ("transcription_failed", "the recogniser failed")
+    assert (error["error"]["event_id"], "item_id" in error) == (None, False)
+
+
+async def test_a_silence_that_becomes_too_long(line: Line) -> None:
+    """It is told as any turn is that the server commits."""
+    await line.update(turn_detection={"type": "server_vad", "idle_timeout_ms": 5000})
+    line.hear(1000, True)
+    line.hear(1000, False)
+    await line.until("response.done")
+    while line.session.replying:
+        await asyncio.sleep(0.01)
+    line.transport.events.clear()
+    await line.listen(5200, False)
+    await line.until("response.done")
+    kinds = line.transport.kinds()
+    assert kinds[:3] == ["input_audio_buffer.committed", "conversation.item.created", "response.created"]
+    assert line.transport.events[0]["item_id"] == line.transport.events[1]["item"]["id"]
 
 
 # -- the check of the dialect's own events

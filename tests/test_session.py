@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from omni_rt.engine.api import CallDelta, EngineLost
+from omni_rt.engine.api import CallDelta, EngineLost, Transcript
 from omni_rt.session.moments import Moments
 from tests.support.stage import Stage, open_stage
 
@@ -252,6 +252,22 @@ async def test_speech_that_was_told_of_stops_also_when_the_client_commits_it(sta
     assert stopped["item_id"] == stage.last("input_audio_buffer.committed")["item_id"]
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_what_cannot_be_understood_is_told_with_its_item(stage: Stage, wanted: bool) -> None:
+    """To a client that wants no transcripts, as an error."""
+    if not wanted:
+        await stage.tell(type="session.update", session={"audio": {"input": {"transcription": None}}})
+    stage.model.commit = lambda item_id: None  # type: ignore[method-assign]
+    await stage.turn()
+    item = stage.last("input_audio_buffer.committed")["item_id"]
+    stage.session.on_transcript(Transcript(item, "", True, "the recogniser failed"))
+    failed = stage.last("conversation.item.input_audio_transcription.failed" if wanted else "error")
+    assert (failed["error"]["code"], failed["error"]["message"]) == ("transcription_failed", "the recogniser failed")
+    assert failed.get("item_id") == (item if wanted else None)
+    assert "conversation.item.input_audio_transcription.completed" not in stage.transport.kinds()
+    assert stage.texts()[0] == ("user", "")
+
+
 @pytest.mark.parametrize(
     ("raw", "code"),
     [
@@ -284,7 +300,10 @@ async def test_speech_that_was_told_of_stops_also_when_the_client_commits_it(sta
         ('{"type":"input_audio_buffer.append","audio":"' + "A" * 20 * 2**20 + '"}', "event_too_large"),
     ],
 )
-async def test_bad_event_gets_a_named_error_and_the_session_lives(stage: Stage, raw: str, code: str | None) -> None:
+async def test_bad_event_gets_a_named_error_and_the_session_lives(
+    socket_stage: Stage, raw: str, code: str | None
+) -> None:
+    stage = socket_stage
     stage.session.on_event(raw)
     await stage.settle()
     for _ in range(20):

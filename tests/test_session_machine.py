@@ -33,6 +33,7 @@ UPDATES: tuple[dict[str, Any], ...] = (
     {"audio": {"input": {"turn_detection": {"type": "server_vad", "create_response": False}}}},
     {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "interrupt_response": False}}}},
     {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "high"}}}},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 5000}}}},
     {"audio": {"input": {"transcription": None}}},
     {"audio": {"input": {"transcription": {"model": "whisper-1", "language": "en"}}}},
     {"audio": {"output": {"speed": 1.5}}},
@@ -109,7 +110,6 @@ class Sessions(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.view = ClientView()
         self.count = 0
         self.appended = 0
         self.decoders = 1
@@ -120,6 +120,7 @@ class Sessions(RuleBasedStateMachine):
     @initialize(plays=st.booleans(), items=st.sampled_from((10, 1000)))
     def begin(self, plays: bool, items: int) -> None:
         self.world = World(plays, max_items=items)
+        self.view = ClientView(client_plays=not plays)
         self._hear()
 
     # -- the client's events
@@ -263,7 +264,7 @@ class Sessions(RuleBasedStateMachine):
             assert code == "response_cancel_not_active"
 
     def _clear_output(self) -> None:
-        assert self._send("output_audio_buffer.clear")[0] is None
+        assert self._send("output_audio_buffer.clear")[0] == (None if self.world.server_plays else "unsupported")
 
     # -- what happens meanwhile
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,25 @@ async def test_mcp_tools_are_refused_for_one_response_too(stage: Stage) -> None:
     error = stage.last("error")["error"]
     assert error["param"] == "response.tools.0.type"
     assert "MCP" in error["message"]
+
+
+FINE = {"type": "function", "name": "fine", "parameters": {"type": "object", "properties": {}}}
+ODD = {"type": "function", "name": "odd", "parameters": {"type": "object", "properties": {"x": {"not": {}}}}}
+
+
+async def test_a_tool_whose_schema_the_engine_cannot_hold_to_is_refused_by_its_place(stage: Stage) -> None:
+    """By an engine that promises arguments that fit; another takes it."""
+    await stage.tell(type="session.update", session={"tools": [FINE, ODD]})
+    assert "error" not in stage.transport.kinds()
+    stage.session.capabilities = replace(stage.session.capabilities, exact_tools=True)
+    before = stage.session.wire
+    await stage.tell(type="session.update", session={"tools": [FINE, ODD, FINE | {"name": "other"}]})
+    error = stage.last("error")["error"]
+    assert (error["code"], error["param"]) == ("tool_schema", "session.tools.1.parameters")
+    assert "tools[1].parameters of 'odd' cannot be enforced: properties.x.not" in error["message"]
+    assert stage.session.wire == before
+    await stage.tell(type="response.create", response={"tools": [ODD]})
+    assert stage.last("error")["error"]["param"] == "response.tools.0.parameters"
 
 
 @pytest.mark.parametrize("speed", [0.5, 1.5])

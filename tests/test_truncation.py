@@ -1,4 +1,5 @@
-"""`truncation`: what leaves the engine's context, what stays in the conversation, and when a reply is refused."""
+"""`truncation`: what leaves the engine's context, what stays in the conversation, and when a reply is refused. Replies
+that are truncated to what was heard: by the server over WebRTC, by the client over WebSocket."""
 
 from __future__ import annotations
 
@@ -112,3 +113,109 @@ async def test_a_reply_that_waited_begins_though_the_oldest_have_to_leave(stage:
     assert stage.transport.kinds().count("output_audio_buffer.stopped") == 2
     assert not stage.session.replying
     assert _restored(stage)
+
+
+async def test_a_reply_that_left_the_engines_hands_and_is_interrupted_leaves_what_was_heard(stage: Stage) -> None:
+    await stage.turn()
+    await stage.until("response.done")
+    item = {"type": "message", "role": "system", "content": [{"type": "input_text", "text": "Be brief."}]}
+    await stage.tell(type="conversation.item.create", item=item, previous_item_id="root")
+    stage.transport.play(2)
+    stage.hear(500, True)
+    truncated = await stage.until("conversation.item.truncated")
+    assert truncated["transcript"] in ("one", "one two")
+    assert _restored(stage)[-1] == ("Be brief.", "hello there", truncated["transcript"])
+    assert "keep_heard" not in stage.model.names()
+
+
+async def _interrupted(stage: Stage, chunks: int = 2) -> str:
+    """A reply of three words, interrupted when so many had been played by the server's estimate; gives its item."""
+    await stage.turn()
+    stage.transport.play(chunks)
+    stage.hear(500, True)
+    await stage.settle()
+    item: str = stage.last("response.done")["response"]["output"][0]["id"]
+    assert stage.session.replies.speaking_item is None
+    return item
+
+
+async def _truncate(stage: Stage, item: str, audio_end_ms: int) -> None:
+    await stage.tell(type="conversation.item.truncate", item_id=item, content_index=0, audio_end_ms=audio_end_ms)
+
+
+def _cuts(stage: Stage) -> list[tuple[str, Any, Any]]:
+    kinds = ("conversation.item.truncated", "conversation.item.deleted")
+    told = [event for event in stage.transport.events if event["type"] in kinds]
+    return [(event["type"].rpartition(".")[2], event.get("audio_end_ms"), event.get("transcript")) for event in told]
+
+
+def _replies(stage: Stage) -> list[str]:
+    """What the model would be told of the assistant, if its context were made anew."""
+    return [item.text for item in stage.session.conversation.context() if item.role == "assistant"]
+
+
+async def test_over_websocket_an_estimate_is_the_models_alone(socket_stage: Stage) -> None:
+    stage = socket_stage
+    item = await _interrupted(stage)
+    estimate = next(call for call in stage.model.calls if call[0] == "keep_heard")[2]
+    assert 200 <= estimate <= 400
+    assert _replies(stage) == [" ".join(["one", "two"][: estimate // 200])]
+    assert _cuts(stage) == []
+    await _truncate(stage, item, 250)
+    assert _cuts(stage) == [("truncated", 250, "one")]
+    assert _replies(stage) == ["one"]
+    asked = [call[2] for call in stage.model.calls if call[0] == "keep_heard"]
+    assert asked == [estimate, 250]
+
+
+async def test_over_websocket_a_client_that_says_nothing_is_told_nothing(socket_stage: Stage) -> None:
+    stage = socket_stage
+    await _interrupted(stage)
+    stage.hear(400, False)
+    await stage.settle()
+    assert stage.transport.kinds().count("response.done") == 2
+    assert _cuts(stage) == []
+
+
+@pytest.mark.parametrize(
+    ("told_ms", "cut", "kept"),
+    [
+        (0, ("deleted", None, None), []),
+        (100, ("truncated", 100, ""), []),
+        (400, ("truncated", 400, "one two"), ["one two"]),
+        (600_000, ("truncated", 600, "one two three"), ["one two three"]),
+    ],
+)
+@pytest.mark.parametrize("estimated", [0, 3])
+async def test_over_websocket_the_client_says_how_much_was_heard(
+    socket_stage: Stage, estimated: int, told_ms: int, cut: tuple[str, Any, Any], kept: list[str]
+) -> None:
+    """Whatever the server's estimate was: no word, or all of them. An item of which no word was heard is the client's
+    alone."""
+    stage = socket_stage
+    item = await _interrupted(stage, estimated)
+    assert bool(_replies(stage)) == bool(estimated)
+    await _truncate(stage, item, told_ms)
+    assert _cuts(stage) == [cut]
+    assert _replies(stage) == kept
+    assert (item in stage.session.conversation) == (told_ms > 0)
+
+
+async def test_a_truncation_stops_the_reply_that_is_being_made(socket_stage: Stage) -> None:
+    stage = socket_stage
+    await stage.turn()
+    item = stage.last("response.output_item.added")["item"]["id"]
+    await _truncate(stage, item, 250)
+    assert _cuts(stage) == [("truncated", 250, "one")]
+
+
+async def test_a_truncation_of_what_is_no_spoken_reply_stops_nothing(socket_stage: Stage) -> None:
+    stage = socket_stage
+    item = {"type": "message", "role": "assistant", "content": [{"type": "output_audio", "transcript": "Hello."}]}
+    await stage.tell(type="conversation.item.create", item=item)
+    stage.model.go.clear()
+    await stage.tell(type="response.create")
+    await _truncate(stage, next(iter(stage.session.conversation)).id, 250)
+    assert stage.last("error")["error"]["param"] == "item_id"
+    stage.model.go.set()
+    assert (await stage.until("response.done"))["response"]["status"] == "completed"

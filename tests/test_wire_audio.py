@@ -57,6 +57,9 @@ def test_half_a_sample_is_refused_by_name() -> None:
     assert (refused.value.code, refused.value.param) == ("invalid_audio", "audio")
 
 
+SILENCE_MS = 500
+
+
 @pytest.mark.models
 @pytest.mark.parametrize(
     ("heard", "spoken"),
@@ -66,9 +69,10 @@ async def test_each_direction_has_its_format(
     tone_server: ScriptedServer, talk: Talk, heard: str | None, spoken: str
 ) -> None:
     """Real speech is found in what the client sends; the answer is a tone of the right pitch and length."""
-    audio: dict[str, Any] = {"output": {"format": {"type": spoken}}}
+    detection = {"type": "server_vad", "silence_duration_ms": SILENCE_MS}
+    audio: dict[str, Any] = {"output": {"format": {"type": spoken}}, "input": {"turn_detection": detection}}
     if heard is not None:
-        audio["input"] = {"format": {"type": heard}}
+        audio["input"]["format"] = {"type": heard}
     await talk.send("session.update", session={"type": "realtime", "audio": audio})
     echoed = (await talk.until("session.updated"))[-1]["session"]["audio"]
     pcm = {"type": "audio/pcm", "rate": 24000}
@@ -86,7 +90,7 @@ async def test_each_direction_has_its_format(
             data = resample(speech, INPUT_RATE, OUTPUT_RATE).tobytes()
     await talk.send("input_audio_buffer.append", audio=base64.b64encode(data).decode())
     stopped = (await talk.until("input_audio_buffer.speech_stopped"))[-1]["audio_end_ms"]
-    assert stopped == pytest.approx(len(words) / 16, abs=700)
+    assert stopped == pytest.approx(len(words) / 16 + SILENCE_MS, abs=700)
     events = await talk.until("response.done")
     assert events[-1]["response"]["audio"]["output"]["format"]["type"] == spoken
     sent = b"".join(base64.b64decode(e["delta"]) for e in events if e["type"] == "response.output_audio.delta")

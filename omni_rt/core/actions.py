@@ -36,6 +36,15 @@ class DropUtterance:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeOut:
+    """Nobody has spoken since `from_ms`: the audio up to `at_ms` becomes the user's turn, with no words in it, and the
+    reply that starts now is to break the silence."""
+
+    from_ms: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class StartReply:
     """Make a reply. A speculative one is marked before, held, and either released or abandoned."""
 
@@ -101,6 +110,7 @@ Action = (
     | JudgeEnd
     | CloseUtterance
     | DropUtterance
+    | TimeOut
     | StartReply
     | ReleaseReply
     | AbandonReply

@@ -143,6 +143,10 @@ class Conversation:
         """Keep these out of the model's context from now on; they stay in the list."""
         self._forgotten.update(item_ids)
 
+    def recall(self, item_id: str) -> None:
+        """The opposite of `forget`."""
+        self._forgotten.discard(item_id)
+
     def remembered(self) -> list[Item]:
         """The items of the model's context."""
         return [item for item in self if item.status != "in_progress" and item.id not in self._forgotten]

@@ -22,6 +22,7 @@ from omni_rt.core.actions import (
     StartReply,
     StopReason,
     StopReply,
+    TimeOut,
     Unduck,
 )
 from omni_rt.core.completeness import Completeness
@@ -49,7 +50,8 @@ class DuplexPolicy:
 
     `overlap` says what of the speech over a reply is an interruption. What is none is an answer if it came within the
     last `answer_ms` of the reply. After `duck_ms` of sound that may be speech the reply is ducked, else at its onset.
-    An utterance has `speculations` held replies at most.
+    An utterance has `speculations` held replies at most. `idle_ms` after a reply was heard, if nobody has spoken since,
+    another is made; None: never.
     """
 
     turns: TurnPolicy | None
@@ -59,6 +61,7 @@ class DuplexPolicy:
     duck_ms: int | None = None
     answer_ms: int = 500
     speculations: int = 3
+    idle_ms: int | None = None
 
 
 class ReplyPhase(Enum):
@@ -90,6 +93,8 @@ class Duplex:
         self._quiet_ms: int | None = None
         self._aside: tuple[int, int] | None = None
         self._taken_ms = 0
+        self._quiet = False
+        self._quiet_from_ms: int | None = None
         self.policy = policy
         self._turns = TurnDetector(policy.turns) if policy.turns else None
 
@@ -116,6 +121,16 @@ class Duplex:
     def utterance_open(self) -> bool:
         return self._utterance_open
 
+    @property
+    def quiet_from_ms(self) -> int | None:
+        """Where the latest reply had been heard, if nobody has spoken since; the audio from there on may be needed."""
+        return self._quiet_from_ms if self.policy.idle_ms is not None else None
+
+    @property
+    def judged_ms(self) -> int | None:
+        """Up to where the microphone's audio was judged; None where it is not."""
+        return self._turns.now_ms if self._turns is not None else None
+
     def set_policy(self, policy: DuplexPolicy) -> list[Action]:
         """Change the rules between or during turns.
 
@@ -125,6 +140,7 @@ class Duplex:
         self.policy = policy
         if policy.turns is None:
             self._turns = self._aside = None
+            self._break_quiet()
             return [*self._abandon(), *self._end_overlap(), *self._settle()]
         if self._turns is not None:
             self._turns.policy = policy.turns
@@ -147,7 +163,7 @@ class Duplex:
             actions += self._judge_overlap(self._overlap, self._turns)
         else:
             actions += self._duck_early(self._turns)
-        return actions
+        return actions or self._judge_quiet(self._turns)
 
     def score(self, score: EndScore) -> list[Action]:
         """An end-of-turn score asked for with JudgeEnd."""
@@ -273,6 +289,7 @@ class Duplex:
         assert self._turns is not None
         self._utterance_open = True
         self._speculated = 0
+        self._break_quiet()
         from_ms = max(self._taken_ms, speech_ms - self._turns.policy.pre_roll_ms)
         return OpenUtterance(from_ms, max(from_ms, speech_ms))
 
@@ -294,6 +311,22 @@ class Duplex:
         self._taken_ms = max(self._taken_ms, taken_ms)
         if self._turns is not None:
             self._turns.reset()
+
+    # -- inside: silence
+
+    def _judge_quiet(self, turns: TurnDetector) -> list[Action]:
+        if not self._quiet or turns.doubtful_ms:
+            return []
+        if self._quiet_from_ms is None:
+            self._quiet_from_ms = turns.now_ms
+        if self.policy.idle_ms is None or turns.now_ms - self._quiet_from_ms < self.policy.idle_ms:
+            return []
+        timeout = TimeOut(self._quiet_from_ms, turns.now_ms)
+        self._close_turn(turns.now_ms)
+        return [timeout, self._start(speculative=False)]
+
+    def _break_quiet(self) -> None:
+        self._quiet, self._quiet_from_ms = False, None
 
     # -- inside: speech over a reply
 
@@ -386,6 +419,7 @@ class Duplex:
     def _start(self, speculative: bool) -> StartReply:
         self._owed = self._made = False
         self._aside = None
+        self._break_quiet()
         self._generation += 1
         self._phase = ReplyPhase.HELD if speculative else ReplyPhase.MAKING
         return StartReply(self._generation, speculative)
@@ -402,6 +436,7 @@ class Duplex:
     def _end_reply(self) -> list[Action]:
         """The reply is over. Speech that overlapped it, if any, has the turn now."""
         self._phase, self._made = ReplyPhase.NONE, False
+        self._quiet = self._turns is not None and not self._utterance_open
         overlap = self._overlap
         actions = self._end_overlap()
         if overlap is not None:

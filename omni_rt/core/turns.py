@@ -12,6 +12,8 @@ from omni_rt.core.timeline import WINDOW_MS, Activity, EndScore
 RELEASE_MARGIN = 0.15
 # The doubt that a turn is over whose words cannot be all of it.
 _UNFINISHED = 0.7
+# Less than this is no speech whatever the threshold.
+LEAST = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +143,12 @@ class TurnDetector:
         before_ms, self._now_ms = self._now_ms or window.at_ms - WINDOW_MS, window.at_ms
         length = window.at_ms - before_ms
         if self._speaking and before_ms == self._speech_end_ms:
-            if window.speech < self.policy.threshold - RELEASE_MARGIN:
+            if window.speech < max(LEAST, self.policy.threshold - RELEASE_MARGIN):
                 return self._pausing()
             self._speech_end_ms = window.at_ms
             self.speech_ms += length
             return []
-        self._listen(window.speech >= self.policy.threshold, before_ms, length)
+        self._listen(window.speech >= max(LEAST, self.policy.threshold), before_ms, length)
         if self._run_ms >= self.policy.onset_ms:
             return [self._take_turn()]
         return self._pausing() if self._speaking else []

@@ -64,7 +64,11 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do; whatever is not listed is refused by name at the door."""
+    """What an engine can do; whatever is not listed is refused by name at the door.
+
+    With `exact_tools` the arguments of every call fit the tool's schema, and a tool whose schema cannot be held to is
+    refused.
+    """
 
     name: str
     voices: tuple[str, ...]
@@ -74,6 +78,7 @@ class Capabilities:
     context_tokens: int
     max_sessions: int
     overhears: bool = False
+    exact_tools: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +162,14 @@ Chunk = TextDelta | AudioDelta | CallDelta | ReplyEnd
 class Transcript:
     """What the engine understood of the user. `text` is the whole utterance so far and replaces what came before.
 
-    While the utterance is open `item_id` is empty; the final one carries the id given to `commit`.
+    While the utterance is open `item_id` is empty; the final one carries the id given to `commit`. `error` says why a
+    final one has no text although something may have been said.
     """
 
     item_id: str
     text: str
     final: bool
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from omni_rt.engine.api import EngineError, Tool
+from omni_rt.engine.schema.shapes import SchemaRefused
+from omni_rt.engine.schema.write import Schema, enforced
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
@@ -43,6 +45,35 @@ def check_tools(tools: Sequence[Tool]) -> None:
             json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise _error(tool, f"its parameters cannot be written as JSON: {error}") from error
+
+
+_COMBINING = frozenset(("$ref", "allOf", "anyOf", "oneOf", "patternProperties"))
+
+
+def enforced_parameters(tool: Tool, prefix: str) -> tuple[Schema, dict[str, Schema]]:
+    """The tool's schema as a grammar enforces it, and the definitions that it refers to; see `enforced`.
+
+    A tool has no arguments beside those it names, unless it says so. Raises SchemaRefused.
+    """
+    schema = parameters(tool)
+    return enforced(schema if _COMBINING & schema.keys() else {"additionalProperties": False, **schema}, prefix)
+
+
+def check_enforceable(tools: Sequence[Tool]) -> None:
+    """Raises UnenforceableTool for the first whose schema no grammar can be made of."""
+    for number, tool in enumerate(tools):
+        try:
+            enforced_parameters(tool, "")
+        except SchemaRefused as error:
+            raise UnenforceableTool(number, tool, error) from error
+
+
+class UnenforceableTool(EngineError):
+    """The message names the tool by its place and its name, and the place of the fault within its parameters."""
+
+    def __init__(self, number: int, tool: Tool, fault: SchemaRefused) -> None:
+        self.number = number
+        super().__init__("tool_schema", f"tools[{number}].parameters of {tool.name!r} cannot be enforced: {fault}")
 
 
 def _error(tool: Tool, why: str) -> EngineError:

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from omni_rt.engine.api import Capabilities, EngineError, Tool
-from omni_rt.engine.tool_schema import check_tools
+from omni_rt.engine.tool_schema import UnenforceableTool, check_enforceable, check_tools
 from omni_rt.media.tempo import FASTEST, SLOWEST
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.hints import NoiseReduction, Prompt, Reasoning, Tracing, Transcription
@@ -297,6 +297,10 @@ def check_tool_set(tools: tuple[FunctionTool, ...], capabilities: Capabilities, 
         raise WireError("unsupported", f"The engine {capabilities.name!r} cannot call tools.", param)
     try:
         check_tools(tools_of(tools))
+        if capabilities.exact_tools:
+            check_enforceable(tools_of(tools))
+    except UnenforceableTool as error:
+        raise WireError(error.code, f"{error}.", f"{param}.{error.number}.parameters") from error
     except EngineError as error:
         raise WireError(error.code, f"{error}.", param) from error
 

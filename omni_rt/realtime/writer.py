@@ -49,7 +49,11 @@ class EventWriter:
         self.emit("input_audio_buffer.speech_started", audio_start_ms=at_ms, item_id=item_id)
 
     def speech_stopped(self, at_ms: int, item_id: str) -> None:
+        """`at_ms` is where the turn ended, the silence that ended it included."""
         self.emit("input_audio_buffer.speech_stopped", audio_end_ms=at_ms, item_id=item_id)
+
+    def timeout_triggered(self, from_ms: int, at_ms: int, item_id: str) -> None:
+        self.emit("input_audio_buffer.timeout_triggered", audio_start_ms=from_ms, audio_end_ms=at_ms, item_id=item_id)
 
     def committed(self, item_id: str, previous_id: str | None) -> None:
         self.emit("input_audio_buffer.committed", item_id=item_id, previous_item_id=previous_id)
@@ -85,6 +89,10 @@ class EventWriter:
             transcript=transcript,
             usage={"type": "duration", "seconds": seconds},
         )
+
+    def transcript_failed(self, item_id: str, error: WireError) -> None:
+        body = {"type": error.kind, "code": error.code, "message": str(error), "param": error.param}
+        self.emit("conversation.item.input_audio_transcription.failed", item_id=item_id, content_index=0, error=body)
 
 
 @dataclass(slots=True)

@@ -107,7 +107,7 @@ class _Commands:
             case ImageAppend():
                 await self._append_image(event)
             case OutputClear():
-                self._session.act(self._session.duplex.clear_output())
+                self._clear_output()
             case ItemCreate():
                 await self._create_item(event)
             case ItemRetrieve():
@@ -143,7 +143,18 @@ class _Commands:
         session.act(session.duplex.set_policy(policy))
         session.events.session("session.updated", wire)
 
+    def _clear_output(self) -> None:
+        if not self._has_track:
+            raise WireError(
+                "unsupported",
+                "Over WebSocket the client has the audio and stops playing it by itself; response.cancel ends a reply.",
+                "type",
+            )
+        self._session.act(self._session.duplex.clear_output())
+
     async def _append(self, event: AudioAppend) -> None:
+        if self._has_track:
+            raise WireError("unsupported", "In a WebRTC call sound comes by an audio track.", "type")
         limits, decoder = self._session.settings.server, self._decoder
         size = len(event.audio) * 3 // 4
         if size > limits.max_append_bytes:
@@ -244,10 +255,12 @@ class _Commands:
         item = session.conversation.get(event.item_id)
         if not any(isinstance(part, Speech) for part in item.parts) or item.role != "assistant":
             raise WireError("invalid_value", "Only the assistant's spoken messages can be truncated.", "item_id")
+        reply = session.replies.spoken(event.item_id)
         if session.replies.speaking_item == event.item_id:
             session.act(session.duplex.cancel_reply())
-        if not session.replies.truncate(event.item_id, event.audio_end_ms):
-            session.rebuild_context()
+        if not reply.known:
+            session.stop_for_new_context()
+        session.replies.truncate(reply, event.audio_end_ms)
 
     async def _create_response(self, event: ResponseCreate) -> None:
         session = self._session

@@ -10,23 +10,33 @@ from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.turns import TurnPolicy
 from omni_rt.core.window import CHARACTER, ITEM
 from omni_rt.engine.api import SessionSettings
+from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import SemanticVad, ServerVad, WireSession, tools_of
 
 
 @dataclass(frozen=True, slots=True)
 class _Eagerness:
-    """Factors on the server's patience and on how sure the end-of-turn score must be."""
+    """Factors on the server's patience and on how sure the end-of-turn score must be; `longest_ms` of silence are
+    OpenAI's limit."""
 
     patience: float
     certainty: float
+    longest_ms: int
 
 
+_MEDIUM = _Eagerness(1.0, 1.0, 4000)
 _EAGERNESS = {
-    "low": _Eagerness(2.0, 1.4),
-    "medium": _Eagerness(1.0, 1.0),
-    "auto": _Eagerness(1.0, 1.0),
-    "high": _Eagerness(0.5, 0.7),
+    "low": _Eagerness(2.0, 1.4, 8000),
+    "medium": _MEDIUM,
+    "auto": _MEDIUM,
+    "high": _Eagerness(0.5, 0.7, 2000),
 }
+
+# What a reply is told that is made because the user has been silent.
+_SILENT_USER = (
+    "The user has said nothing for a while. In one short sentence, and as it fits the conversation so far, ask whether "
+    "they are still there or would like to go on."
+)
 
 
 def duplex_policy(session: WireSession, turn: TurnSettings, *, overhears: bool) -> DuplexPolicy:
@@ -41,7 +51,21 @@ def duplex_policy(session: WireSession, turn: TurnSettings, *, overhears: bool) 
         duck_ms=turn.duck_ms,
         create_reply=detection.create_response,
         interrupt_reply=detection.interrupt_response,
+        idle_ms=_idle_ms(detection),
     )
+
+
+def _idle_ms(detection: ServerVad | SemanticVad) -> int | None:
+    """With neither `create_response` nor `interrupt_response` the server never answers by itself."""
+    if isinstance(detection, SemanticVad) or not (detection.create_response or detection.interrupt_response):
+        return None
+    return detection.idle_timeout_ms
+
+
+def idle_params(session: WireSession) -> ResponseParams:
+    """Of the reply that breaks a silence."""
+    instructions = "\n\n".join(part for part in (session.instructions, _SILENT_USER) if part)
+    return ResponseParams().model_copy(update={"instructions": instructions})
 
 
 def _turn_policy(detection: ServerVad | SemanticVad, turn: TurnSettings) -> TurnPolicy:
@@ -63,7 +87,7 @@ def _turn_policy(detection: ServerVad | SemanticVad, turn: TurnSettings) -> Turn
         pre_roll_ms=turn.pre_roll_ms,
         check_silence_ms=turn.check_silence_ms,
         complete_score=min(0.95, turn.complete_score * eager.certainty),
-        silence_limit_ms=round(turn.silence_limit_ms * eager.patience),
+        silence_limit_ms=min(eager.longest_ms, round(turn.silence_limit_ms * eager.patience)),
         speculate_ms=turn.speculate_ms,
     )
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from omni_rt.core.actions import Action, StopReply
 from omni_rt.core.conversation import Conversation, Item
 from omni_rt.core.duplex import Duplex
-from omni_rt.core.playout import Playout, Trail
+from omni_rt.core.playout import Playout
 from omni_rt.engine.api import (
     OUTPUT_RATE,
     AudioDelta,
@@ -29,6 +28,7 @@ from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import WireSession
 from omni_rt.realtime.writer import EventWriter, ResponseStatus, ResponseWriter, new_id
 from omni_rt.session.engine_link import EngineLink
+from omni_rt.session.heard import Cut, HeardWords
 from omni_rt.session.moments import Moments, monotonic_ms
 from omni_rt.session.reply import ENDS, Reply
 from omni_rt.transport.base import SentAudio, Transport
@@ -37,10 +37,6 @@ log = logging.getLogger(__name__)
 
 # How often the end of a reply's playing is looked for.
 PLAYED_POLL_S = 0.02
-# A client that reports its loudspeaker says where it fell silent within this time, or its word was lost on the way.
-SILENCED_S = 0.5
-# Less than this between an estimate and the truth changes no word.
-EXACT_MS = 20
 # Replies that a client may still truncate.
 KEPT_REPLIES = 16
 
@@ -53,7 +49,8 @@ _STOPS: dict[str, tuple[ResponseStatus, str | None]] = {
 
 
 class Replies:
-    """`act` carries out what the duplex controller wants after it was told of progress."""
+    """`act` carries out what the duplex controller wants after it was told of progress; `restore` makes the engine's
+    context anew."""
 
     def __init__(
         self,
@@ -63,6 +60,7 @@ class Replies:
         duplex: Duplex,
         act: Callable[[list[Action]], None],
         on_moments: Callable[[Moments], None],
+        restore: Callable[[], None],
     ) -> None:
         self._link = link
         self._conversation = conversation
@@ -74,7 +72,7 @@ class Replies:
         self._current: Reply | None = None
         self._past: list[Reply] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._silenced: asyncio.Future[float] | None = None
+        self._heard = HeardWords(link, conversation, events, self._spawn, restore)
         self._held_at: float | None = None
         self.conversation_id = new_id("conv")
         self.playout = Playout()
@@ -145,8 +143,6 @@ class Replies:
     def stop(self, action: StopReply, onset_at: float | None = None) -> None:
         """Silence at once; the item is cut to what was heard as soon as the engine has said what that is.
 
-        The engine's context is cut at once to what was heard by estimate. A client that reports its loudspeaker goes
-        on sounding until it learns of the stop; it is given `SILENCED_S` to tell how far it got.
         `onset_at` is when the speech began that interrupts it, in server monotonic ms.
         """
         reply = self._of(action.generation)
@@ -159,25 +155,27 @@ class Replies:
         if onset_at is not None:
             reply.moments.mark("interrupt_onset", onset_at)
         reply.moments.mark("output_silent", self._held_at)
-        heard_ms = round(self.playout.heard_ms(reply.generation, monotonic_ms()))
-        asked: Awaitable[str] | None = None
-        if self._link.session is not None and action.reason != "engine_lost":
+        if action.reason == "engine_lost":
+            reply.known = False
+        elif self._link.session is not None:
             self._link.session.cancel(reply.generation)
-            if reply.options.audio:
-                asked = self._keep(reply, heard_ms)
         self._store(reply.writer.close_message("incomplete"))
         status, reason = _STOPS[action.reason]
         reply.writer.done(status, reason, reply.usage, "the engine was lost" if status == "failed" else "")
         self._say_buffer(reply, "cleared")
         self._note(reply)
         if reply.options.audio:
-            if self.playout.reported and action.reason in ("turn_detected", "client_cancelled"):
-                self._silenced = asyncio.get_running_loop().create_future()
-                trail = self.playout.trail(reply.generation)
-                self._spawn(self._settle_when_silent(reply, heard_ms, asked, trail, self._silenced))
-            else:
-                self._spawn(self._settle(reply, heard_ms, asked))
+            self._cut(reply, may_report=action.reason in ("turn_detected", "client_cancelled"))
         self.playout.forget(reply.generation)
+
+    def _cut(self, reply: Reply, may_report: bool) -> None:
+        """Keep what was heard by the server's estimate, which is all the client hears of where the server plays."""
+        heard_ms = round(self.playout.heard_ms(reply.generation, monotonic_ms()))
+        if self._transport is not None and not self._transport.server_plays:
+            self._heard.cut(reply, heard_ms, Cut.GUESS)
+            return
+        trail = self.playout.trail(reply.generation) if self.playout.reported and may_report else None
+        self._heard.cut(reply, heard_ms, Cut.SERVER, trail)
 
     def loudness(self, gain: float, held: bool = False) -> None:
         """How loud replies are played, 0 to 1, or that nothing is until this is called again."""
@@ -197,20 +195,16 @@ class Replies:
         self._note(reply)
         self.playout.forget(generation)
 
-    def truncate(self, item_id: str, audio_ms: int) -> bool:
-        """The client says how much of a reply it played. Raises WireError for an item that is no spoken reply.
-
-        False if the engine no longer knows the reply by itself: its context must be made anew.
-        """
+    def spoken(self, item_id: str) -> Reply:
+        """The reply that is this item. Raises WireError for an item that is no spoken reply."""
         reply = next((r for r in reversed(self._past) if r.message_id == item_id), None)
         if reply is None:
             raise WireError("invalid_value", f"{item_id!r} is no spoken reply that can be truncated.", "item_id")
-        heard_ms = min(audio_ms, round(reply.audio_ms))
-        if reply.known:
-            self._spawn(self._settle(reply, heard_ms, self._keep(reply, heard_ms)))
-        else:
-            self._settled(reply, heard_ms, reply.estimate_heard(heard_ms))
-        return reply.known
+        return reply
+
+    def truncate(self, reply: Reply, audio_ms: int) -> None:
+        """The client says how much of a reply it played."""
+        self._heard.cut(reply, min(audio_ms, round(reply.audio_ms)), Cut.CLIENT)
 
     def deleted(self, item_id: str) -> None:
         """The client deleted this item; one that it makes of the same id is no reply."""
@@ -260,8 +254,7 @@ class Replies:
 
     def silenced(self, stream_ms: float) -> None:
         """The client's loudspeaker fell silent at this place of the stream."""
-        if self._silenced is not None and not self._silenced.done():
-            self._silenced.set_result(stream_ms)
+        self._heard.silenced(stream_ms)
 
     def audio_event(self, generation: int, pcm: Pcm | None) -> dict[str, Any] | None:
         """The event that carries a reply's audio over a transport without tracks; None if there is nothing to carry."""
@@ -341,50 +334,6 @@ class Replies:
                 self._act(self._duplex.reply_played(reply.generation))
                 return
             await asyncio.sleep(PLAYED_POLL_S)
-
-    def _keep(self, reply: Reply, heard_ms: int) -> Awaitable[str] | None:
-        engine = self._link.session
-        return None if engine is None else engine.keep_heard(reply.generation, round(reply.made_ms(heard_ms)))
-
-    async def _settle_when_silent(
-        self,
-        reply: Reply,
-        heard_ms: int,
-        asked: Awaitable[str] | None,
-        trail: Trail,
-        silenced: asyncio.Future[float],
-    ) -> None:
-        engine = self._link.session
-        told: float | None = None
-        with contextlib.suppress(TimeoutError):
-            told = trail.heard_ms(await asyncio.wait_for(silenced, SILENCED_S))
-        if told is not None and abs(told - heard_ms) > EXACT_MS:
-            heard_ms = round(told)
-            if asked is not None:
-                with contextlib.suppress(EngineError):
-                    await asked
-                asked = self._keep(reply, heard_ms) if self._link.session is engine else None
-        await self._settle(reply, heard_ms, asked)
-
-    async def _settle(self, reply: Reply, heard_ms: int, asked: Awaitable[str] | None) -> None:
-        try:
-            heard = await asked if asked is not None else reply.estimate_heard(heard_ms)
-        except EngineError as error:
-            log.warning("what was heard is estimated: %s", error)
-            heard = reply.estimate_heard(heard_ms)
-        self._settled(reply, heard_ms, heard)
-
-    def _settled(self, reply: Reply, heard_ms: int, heard: str) -> None:
-        item_id = reply.message_id
-        if item_id is None or item_id not in self._conversation:
-            return
-        if heard_ms and heard:
-            self._conversation.set_transcript(item_id, heard)
-            self._events.item_truncated(item_id, heard_ms, heard)
-        else:
-            reply.unheard = True
-            self._conversation.remove(item_id)
-            self._events.item_deleted(item_id)
 
     def _store(self, item: Item | None) -> None:
         if item is not None and item.id in self._conversation:

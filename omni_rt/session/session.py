@@ -24,6 +24,7 @@ from omni_rt.core.actions import (
     ReleaseReply,
     StartReply,
     StopReply,
+    TimeOut,
     Unduck,
 )
 from omni_rt.core.completeness import completeness
@@ -41,7 +42,7 @@ from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.moments import Moments, monotonic_ms
 from omni_rt.session.overhearing import Overhearing
-from omni_rt.session.policy import duplex_policy, engine_settings
+from omni_rt.session.policy import duplex_policy, engine_settings, idle_params
 from omni_rt.session.replies import Replies
 from omni_rt.session.room import Room
 from omni_rt.session.side_replies import SideReplies
@@ -116,7 +117,9 @@ class Session:
         self.link = EngineLink(
             engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
         )
-        self.replies = Replies(self.link, self.conversation, self.events, self.duplex, self.act, on_moments)
+        self.replies = Replies(
+            self.link, self.conversation, self.events, self.duplex, self.act, on_moments, self._restore_context
+        )
         self._room = Room(self.conversation, engine.capabilities.context_tokens, settings.server.max_items)
         self.side_replies = SideReplies(engine, session_id, self.events)
         self._overhearing = Overhearing(self.link, lambda: engine_settings(self.wire).language, self._on_overheard)
@@ -200,7 +203,7 @@ class Session:
         if not concealed and max(pcm.max(), -int(pcm.min())) > SILENCE_PEAK:
             self.active_at = time.monotonic()
         self.act(self.duplex.open_by_client(self.now_ms))
-        self._log.append(pcm, self._utterance.from_ms if self._utterance else None)
+        self._log.append(pcm, self._utterance.from_ms if self._utterance else self.duplex.quiet_from_ms)
         self._timeline.advance(len(pcm))
         self._clock_offset_ms = monotonic_ms() - self.now_ms
         self._hearing.feed(pcm)
@@ -250,8 +253,16 @@ class Session:
             return
         if transcript.item_id not in self.conversation:
             return
+        wanted = self.wire.audio.input.transcription is not None
+        if transcript.error:
+            error = WireError("transcription_failed", transcript.error, kind="server_error")
+            if wanted:
+                self.events.transcript_failed(transcript.item_id, error)
+            else:
+                self.events.error(error)
+            return
         item = self.conversation.set_transcript(transcript.item_id, transcript.text)
-        if self.wire.audio.input.transcription is not None:
+        if wanted:
             seconds = sum(part.audio_ms for part in item.parts if isinstance(part, Speech)) / 1000
             self.events.transcript_done(item.id, transcript.text, seconds)
 
@@ -266,11 +277,17 @@ class Session:
         self.act(self.duplex.engine_lost())
 
     def rebuild_context(self) -> None:
-        """For what cannot be appended: the engine keeps its cache as far as the items agree. A reply that is being made
-        ends; one that is only still being heard goes on."""
+        """For what cannot be appended: the engine keeps its cache as far as the items agree."""
+        self.stop_for_new_context()
+        self._restore_context()
+
+    def stop_for_new_context(self) -> None:
+        """A reply that is being made ends, as its context is void; one that is only still being heard goes on."""
+        if self.link.session is not None and (self.duplex.making or not self.duplex.reply_active):
+            self.act(self.duplex.cancel_reply())
+
+    def _restore_context(self) -> None:
         if self.link.session is not None:
-            if self.duplex.making or not self.duplex.reply_active:
-                self.act(self.duplex.cancel_reply())
             self.link.session.restore(self.conversation.context())
             self.on_engine_back()
 
@@ -302,6 +319,8 @@ class Session:
                     self._close_utterance(speech_end_ms)
                 case DropUtterance():
                     self._drop_utterance()
+                case TimeOut(from_ms, at_ms):
+                    self._time_out(from_ms, at_ms)
                 case StartReply(generation, speculative):
                     self._start_reply(generation, speculative)
                 case ReleaseReply(generation):
@@ -341,18 +360,28 @@ class Session:
         self._turn.mark("user_speech_end", self._wall(speech_end_ms))
         self._turn.mark("turn_end_decided")
         if utterance.told:
-            self.events.speech_stopped(speech_end_ms, utterance.item_id)
-        pcm = self._log.slice(utterance.from_ms)
-        speech = Speech(None, pcm, len(pcm) // 16)
-        item = Item(utterance.item_id, "message", "user", (speech,))
-        previous = self.conversation.last_id()
-        self.events.committed(item.id, previous)
-        self.conversation.add(item)
-        self.events.item(item, previous)
+            self.events.speech_stopped(self.duplex.judged_ms or self.now_ms, utterance.item_id)
+        self._commit(utterance.item_id, self._log.slice(utterance.from_ms))
         if utterance.understood is not None:
             self.on_transcript(utterance.understood)
         if self.duplex.phase is ReplyPhase.NONE and self._shed():
             self.rebuild_context()
+
+    def _commit(self, item_id: str, pcm: Pcm) -> None:
+        item = Item(item_id, "message", "user", (Speech(None, pcm, len(pcm) // 16),))
+        previous = self.conversation.last_id()
+        self.events.committed(item.id, previous)
+        self.conversation.add(item)
+        self.events.item(item, previous)
+
+    def _time_out(self, from_ms: int, at_ms: int) -> None:
+        item_id, pcm = new_id("item"), self._log.slice(from_ms, at_ms)
+        self.events.timeout_triggered(from_ms, at_ms, item_id)
+        if self.link.session is not None:
+            self.link.session.append_audio(pcm)
+            self.link.session.commit(item_id)
+        self._commit(item_id, pcm)
+        self.asked = idle_params(self.wire), None
 
     def _drop_utterance(self) -> None:
         self._utterance = None

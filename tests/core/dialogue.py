@@ -26,6 +26,7 @@ from omni_rt.core.actions import (
     ReleaseReply,
     StartReply,
     StopReply,
+    TimeOut,
     Unduck,
 )
 from omni_rt.core.completeness import Completeness
@@ -331,6 +332,9 @@ class Dialogue:
                     self._close_utterance()
                 case DropUtterance():
                     self._utterance = None
+                case TimeOut(from_ms, at_ms):
+                    said = self._voice.words(from_ms, at_ms)
+                    self.conversation.add(Item(f"user {len(self.log)}", "message", "user", (Speech(said),)))
                 case StartReply(generation, speculative):
                     plan = self._plans[min(generation, len(self._plans)) - 1]
                     self._replies.append(_Reply(generation, plan, [] if speculative else None))

@@ -18,6 +18,7 @@ from omni_rt.core.actions import (
     ReleaseReply,
     StartReply,
     StopReply,
+    TimeOut,
     Unduck,
 )
 
@@ -50,6 +51,11 @@ class Order:
             case DropUtterance():
                 assert self.utterance
                 self.utterance = False
+            case TimeOut(from_ms, at_ms):
+                assert not self.utterance
+                assert self.reply is None
+                assert self.taken_ms <= from_ms < at_ms == now_ms
+                self.taken_ms = at_ms
             case JudgeEnd(at_ms):
                 assert self.utterance
                 assert at_ms == now_ms

@@ -159,9 +159,12 @@ async def test_turns_by_voice_and_one_that_interrupts(talk: Talk) -> None:
     await talk.speak(clip("something").pcm)
     interrupted = await talk.answer()
     assert (interrupted.status, interrupted.reason) == ("cancelled", "turn_detected")
-    cut = await talk.peer.wait("conversation.item.truncated", "conversation.item.deleted")
-    assert interrupted.output[0]["id"] == cut["item_id"]
-    assert interrupted.text.strip().startswith(cut.get("transcript", ""))
+    cut = interrupted.output[0]["id"]
+    await talk.peer.send("conversation.item.truncate", item_id=cut, content_index=0, audio_end_ms=240)
+    truncated = await talk.peer.wait("conversation.item.truncated")
+    assert truncated["item_id"] == cut
+    assert 0 < truncated["audio_end_ms"] <= 240
+    assert interrupted.text.strip().startswith(truncated["transcript"])
     await talk.update(max_output_tokens=4)
     await talk.speak(silence(2.5))
     again = await talk.answer()

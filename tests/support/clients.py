@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import websockets
@@ -15,6 +15,12 @@ from omni_rt.transport.caller import Caller
 from tests.support.server import RunningServer
 
 PATIENCE_S = 90.0
+
+
+class Served(Protocol):
+    """A running server of any kind."""
+
+    url: str
 
 
 class Peer:
@@ -80,7 +86,7 @@ class CallPeer(Peer):
 
 @asynccontextmanager
 async def socket_peer(
-    server: RunningServer, key: str = "", query: str = "model=local", path: str = "/v1/realtime"
+    server: RunningServer | Served, key: str = "", query: str = "model=local", path: str = "/v1/realtime"
 ) -> AsyncIterator[SocketPeer]:
     url = server.url.replace("http", "ws", 1) + f"{path}?{query}"
     headers = {"Authorization": f"Bearer {key}"} if key else None
@@ -99,7 +105,7 @@ async def socket_peer(
 
 
 @asynccontextmanager
-async def call_peer(server: RunningServer, **options: Any) -> AsyncIterator[CallPeer]:
+async def call_peer(server: RunningServer | Served, **options: Any) -> AsyncIterator[CallPeer]:
     async with Caller(server.url, **options) as caller:
         peer = CallPeer(caller)
 

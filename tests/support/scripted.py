@@ -151,12 +151,14 @@ class ScriptedEngine:
 
 
 class ScriptedEars:
-    """Hears speech when the audio is louder than silence, window by window; the score is `score`."""
+    """Hears speech when the audio is louder than silence, window by window, with probability `speech`; the end-of-turn
+    score is `score`."""
 
     def __init__(self, tell: Any) -> None:
         self._tell = tell
         self._rest = np.zeros(0, np.int16)
         self._ms = 0
+        self.speech = 1.0
         self.score = 0.9
         self.heard_playing: list[tuple[float, float]] = []
         self.stops = 0
@@ -166,7 +168,7 @@ class ScriptedEars:
         while len(self._rest) >= 512:
             window, self._rest = self._rest[:512], self._rest[512:]
             self._ms += 32
-            heard: Heard = Activity(self._ms, 1.0 if np.abs(window).max() > 100 else 0.0)
+            heard: Heard = Activity(self._ms, self.speech if np.abs(window).max() > 100 else 0.0)
             self._tell(heard)
 
     def score_end(self, at_ms: int, from_ms: int) -> None:

@@ -1,5 +1,5 @@
 """A real server on a free port of 127.0.0.1, in a thread: real transport, hearing and session; only the engine is a
-stand-in, which answers each turn with a tone after set delays."""
+stand-in, which answers each turn with a tone after set delays. Another engine and other ears can be given."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from omni_rt.server.app import api_routes
 from omni_rt.server.calls import Calls
 from omni_rt.server.door import Door
 from omni_rt.server.metrics import Metrics
+from omni_rt.session.session import MakeHearing
 from tests.support.scripted import ScriptedEngine, ScriptedEngineSession
 from tests.support.speech import model
 
@@ -86,11 +87,14 @@ class ToneEngine(ScriptedEngine):
 class ScriptedServer:
     """`url` answers while the context lasts."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.engine = ToneEngine()
-        self.ears = Ears.load(model("silero-vad-v6"), model("smart-turn-v3.2"))
+    def __init__(
+        self, settings: Settings, engine: ScriptedEngine | None = None, hearing: MakeHearing | None = None
+    ) -> None:
+        self.engine = engine or ToneEngine()
+        self.ears = None if hearing else Ears.load(model("silero-vad-v6"), model("smart-turn-v3.2"))
         door = Door(settings.server)
-        self.calls = Calls(settings, self.engine, self.ears.listen, Metrics(), door.ephemeral)
+        listen = hearing or self.ears.listen
+        self.calls = Calls(settings, self.engine, listen, Metrics(), door.ephemeral)
         app = Starlette(routes=api_routes(self.calls, door))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
@@ -117,7 +121,8 @@ class ScriptedServer:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
-        self.ears.close()
+        if self.ears is not None:
+            self.ears.close()
 
     def _serve(self) -> None:
         async def serve() -> None:
@@ -128,8 +133,10 @@ class ScriptedServer:
 
 
 @contextmanager
-def scripted_server(settings: Settings) -> Iterator[ScriptedServer]:
-    server = ScriptedServer(settings)
+def scripted_server(
+    settings: Settings, engine: ScriptedEngine | None = None, hearing: MakeHearing | None = None
+) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(settings, engine, hearing)
     server.start()
     try:
         yield server

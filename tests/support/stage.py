@@ -20,11 +20,11 @@ from tests.support.scripted import KeptTransport, ScriptedEars, ScriptedEngine, 
 class Stage:
     """A session between stand-ins."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, server_plays: bool = True) -> None:
         self.engine = ScriptedEngine()
         self.ears: list[ScriptedEars] = []
         self.session = Session("s", settings, self.engine, self._hearing, WireSession(id="s", model="m"))
-        self.transport = KeptTransport(self.session)
+        self.transport = KeptTransport(self.session, server_plays)
 
     def _hearing(self, tell: Any) -> ScriptedEars:
         self.ears.append(ScriptedEars(tell))
@@ -37,6 +37,13 @@ class Stage:
     def hear(self, ms: int, loud: bool) -> None:
         for _ in range(ms // 20):
             self.session.on_audio(np.full(320, 5000 if loud else 0, np.int16), False)
+
+    async def listen(self, ms: int, loud: bool) -> None:
+        """As `hear`, while all that follows from it happens in time."""
+        for _ in range(ms // 20):
+            self.hear(20, loud)
+            for _ in range(3):
+                await asyncio.sleep(0)
 
     async def settle(self) -> None:
         for _ in range(60):
@@ -65,9 +72,9 @@ class Stage:
         return [(item.role, item.text) for item in self.session.conversation]
 
 
-async def open_stage(**turn: Any) -> Stage:
+async def open_stage(*, server_plays: bool = True, **turn: Any) -> Stage:
     """An open session; `turn` are settings of the section of that name. Nothing is speculated unless they say so."""
-    stage = Stage(validate({"turn": {"speculate_ms": 0, **turn}}))
+    stage = Stage(validate({"turn": {"speculate_ms": 0, **turn}}), server_plays)
     await stage.session.open()
     stage.session.attach(stage.transport, read_events)
     stage.session.on_open()
@@ -77,5 +84,13 @@ async def open_stage(**turn: Any) -> Stage:
 @pytest.fixture
 async def stage() -> AsyncIterator[Stage]:
     stage = await open_stage()
+    yield stage
+    await stage.session.close("test over")
+
+
+@pytest.fixture
+async def socket_stage() -> AsyncIterator[Stage]:
+    """As over a WebSocket: the client plays."""
+    stage = await open_stage(server_plays=False)
     yield stage
     await stage.session.close("test over")

@@ -1,6 +1,7 @@
 """A pytest plugin: every server event of every test is checked against openai's own types and against the grammar of a
 turn, in the test's process and in the servers it starts. A wrong event fails the test that caused it. What becomes of
-these events in the DashScope dialect is checked against the types of that dialect."""
+these events in the DashScope dialect is checked against the types of that dialect. Which events passed over which
+transport is noted, and compared with the table of docs/protocol.md when the run ends."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from omni_rt.realtime.dashscope.server_events import ServerEvents
 from omni_rt.realtime.writer import EventWriter
 from tests.support import dashscope_events
+from tests.support.event_notes import NOTES, note_in_server, noting, read_notes
+from tests.support.matrix import contradictions
 from tests.support.turn_grammar import TurnGrammar
 
 FAULTS = "OMNI_RT_TEST_FAULTS"
@@ -103,6 +106,7 @@ def install_in_server() -> None:
     """The same in a process that a test has started, where the test runs under this plugin."""
     if file := os.environ.get(FAULTS):
         install(Path(file))
+    note_in_server()
 
 
 def _note(file: Path, fault: str) -> None:
@@ -113,15 +117,20 @@ def _note(file: Path, fault: str) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def event_faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The file of what was wrong with events, filled by all processes of the test run."""
-    file = tmp_path_factory.mktemp("events") / "faults"
+    folder = tmp_path_factory.mktemp("events")
+    file, notes = folder / "faults", folder / "notes"
     file.touch()
+    notes.touch()
     make, translate = EventWriter.event, ServerEvents.translate
-    os.environ[FAULTS] = str(file)
+    os.environ |= {FAULTS: str(file), NOTES: str(notes)}
     install(file)
-    yield file
-    del os.environ[FAULTS]
+    with noting(notes):
+        yield file
+    del os.environ[FAULTS], os.environ[NOTES]
     EventWriter.event = make  # type: ignore[method-assign]
     ServerEvents.translate = translate  # type: ignore[method-assign]
+    against = contradictions(read_notes(notes))
+    assert not against, "\n".join(against)
 
 
 @pytest.fixture(autouse=True)

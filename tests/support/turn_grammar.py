@@ -17,6 +17,7 @@ PART = "response.content_part"
 USERS_ITEM: Machine = {
     "": {
         "input_audio_buffer.speech_started": "speaking",
+        "input_audio_buffer.timeout_triggered": "silent",
         f"{TRANSCRIBED}.delta": "heard",
         "input_audio_buffer.committed": "committed",
         "conversation.item.added": "added",
@@ -75,6 +76,7 @@ OUTPUT_BUFFER: Machine = {
 
 FOLLOWS = {
     "input_audio_buffer.speech_stopped": "input_audio_buffer.committed",
+    "input_audio_buffer.timeout_triggered": "input_audio_buffer.committed",
     "input_audio_buffer.committed": "conversation.item.added",
     "response.output_audio.done": "response.output_audio_transcript.done",
     "response.output_audio_transcript.done": f"{PART}.done",

@@ -114,7 +114,7 @@ class Ears:
             utterance = place.utterance
             if closing := self._closing.pop(utterance, None):
                 closing.cancel()
-            utterance.item_id, utterance.final = "", None
+            utterance.item_id, utterance.final, utterance.error = "", None, ""
             utterance.cut(place.chunks)
             self.utterance = utterance
 
@@ -164,20 +164,17 @@ class Ears:
             await self._news.wait()
 
     async def _close(self, utterance: Utterance, before: tuple[asyncio.Task[None], ...]) -> None:
-        error: EngineError | None = None
         try:
             running = self._running
             if running and running.utterance is utterance and running.samples >= utterance.needed:
                 await asyncio.wait([running.task])
             if not utterance.complete and utterance.samples:
                 await self._understand(utterance, Work.FINAL)
-        except EngineError as failed:
-            error = failed
+        except EngineError as error:
+            utterance.error = str(error)
         if before:
             await asyncio.wait(before)
-        utterance.final = utterance.latest.text if utterance.latest and not error else ""
-        if error is not None:
-            self._on_error(error)
+        utterance.final = utterance.latest.text if utterance.latest and not utterance.error else ""
         self._on_final(utterance)
 
     async def _understand(self, utterance: Utterance, work: Work) -> float:

@@ -281,11 +281,15 @@ class LocalSession:
         try:
             if item.images and self._sight is not None:
                 scene = await self._sight.describe(item.images[-1])
-            if not text and item.audio is not None:
-                text = await self._ears.transcribe(item.audio)
-                self._listener.on_transcript(Transcript(item.id, text, final=True))
         except EngineError as error:
             self._failed(error)
+        if not text and item.audio is not None:
+            failed = ""
+            try:
+                text = await self._ears.transcribe(item.audio)
+            except EngineError as error:
+                failed = str(error)
+            self._listener.on_transcript(Transcript(item.id, text, final=True, error=failed))
         turn.said, turn.ids, turn.pending = text, [], user_text(scene, text)
         self._news()
 
@@ -301,7 +305,7 @@ class LocalSession:
         text, self._partial = utterance.final or "", ""
         if turn is not None and text:
             self._tell(turn, text)
-        self._listener.on_transcript(Transcript(utterance.item_id, text, final=True))
+        self._listener.on_transcript(Transcript(utterance.item_id, text, final=True, error=utterance.error))
         self._news()
 
     def _failed(self, error: EngineError) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from omni_rt.engine.api import EngineError, Tool, ToolCall
+from omni_rt.engine.schema.shapes import SchemaRefused
+from omni_rt.engine.tool_schema import UnenforceableTool, enforced_parameters, parameters
 
 # Name and arguments, as JSON text.
 Call = tuple[str, str]
@@ -47,6 +49,8 @@ start: "{sign}" body
 body: %json {schema}
 """
 PROBE_SIGN = "@"
+# As json.dumps writes, which is how the model was taught; no space that nothing ends.
+_SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _CALLS = "call call? call? call?"
 _CALL_SIGNS = "<{`"
 
@@ -91,7 +95,7 @@ def call_text(call: ToolCall) -> str:
 
 def called(call: ToolCall) -> Call:
     """A call in the form in which the model's calls are compared. Raises ValueError for arguments that are no JSON."""
-    return call.name, _plain(json.loads(call.arguments or "{}"))
+    return call.name, _plain(json.loads(call.arguments or "{}"), call.arguments)
 
 
 def result_text(output: str) -> str:
@@ -158,44 +162,56 @@ class CallReader:
 
     def _take_call(self) -> Call | None:
         start = self._rest.find("{")
-        if start < 0:
+        head = _HEAD.match(self._rest, start) if start >= 0 else None
+        if head is None:
             return None
         try:
-            value, end = json.JSONDecoder().raw_decode(self._rest, start)
+            arguments, end = json.JSONDecoder().raw_decode(self._rest, head.end())
         except ValueError:
             return None
-        self._rest = self._rest[end:]
-        name, arguments = value.get("name"), value.get("arguments")
+        whole = _TAIL.match(self._rest, end)
+        if whole is None:
+            return None
+        name, text = json.loads(head.group(1)), self._rest[head.end() : end]
+        self._rest = self._rest[whole.end() :]
         if name not in {tool.name for tool in self.tools} or not isinstance(arguments, dict):
             # only a schema that the grammar engine refused lets this be written
-            raise EngineError("bad_tool", f"the model's call {json.dumps(value)[:200]} fits none of the tools' schemas")
-        return name, _plain(arguments)
+            raise EngineError("bad_tool", f"the model's call of {name!r} fits none of the tools' schemas: {text[:200]}")
+        return name, _plain(arguments, text)
+
+
+_HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
+_TAIL = re.compile(r"\s*\}")
 
 
 def _schema(tools: Sequence[Tool]) -> str:
+    """Of a call of one of `tools`. Raises EngineError for one whose parameters no grammar can be made of."""
+    calls: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for number, tool in enumerate(tools):
+        try:
+            arguments, defined = enforced_parameters(tool, f"{number}.")
+        except SchemaRefused as error:
+            raise UnenforceableTool(number, tool, error) from error
+        definitions |= defined
+        calls.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": tool.name}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    return json.dumps({"x-guidance": _SPACES, "anyOf": calls, "$defs": definitions})
+
+
+def _plain(arguments: Any, text: str) -> str:
+    """The same text for the same arguments, or `text` for numbers that Python cannot hold."""
     try:
-        return json.dumps({"anyOf": [_call_schema(tool) for tool in tools]})
-    except (TypeError, ValueError) as error:
-        raise EngineError("bad_tool", f"the parameters of a tool are no JSON schema: {error}") from error
-
-
-def _plain(arguments: Any) -> str:
-    return json.dumps(arguments, ensure_ascii=False)
+        return json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return text
 
 
 def _signature(tool: Tool) -> dict[str, Any]:
-    return {"name": tool.name, "description": tool.description, "parameters": _parameters(tool)}
-
-
-def _parameters(tool: Tool) -> dict[str, Any]:
-    return tool.parameters or {"type": "object", "properties": {}}
-
-
-def _call_schema(tool: Tool) -> dict[str, Any]:
-    arguments = {"type": "object", "additionalProperties": False, **_parameters(tool)}
-    return {
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": arguments},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
+    return {"name": tool.name, "description": tool.description, "parameters": parameters(tool)}

@@ -43,10 +43,12 @@ class _Level:
 
 @dataclass(slots=True, eq=False)
 class Utterance:
-    """Audio is only ever added at the end, or cut back to an earlier end; `cuts` counts how often."""
+    """Audio is only ever added at the end, or cut back to an earlier end; `cuts` counts how often. `error` says why it
+    could not be understood for good."""
 
     item_id: str = ""
     final: str | None = None
+    error: str = ""
     settled: list[Understood] = field(default_factory=list)
     latest: Understood | None = None
     stable: tuple[str, ...] = ()

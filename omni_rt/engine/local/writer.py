@@ -21,6 +21,8 @@ from omni_rt.engine.local.reply import Reply
 from omni_rt.engine.local.slot import Slot
 from omni_rt.engine.local.tools import PROBE_SIGN, CallReader, grammar, probe
 from omni_rt.engine.local.tts import SILENT
+from omni_rt.engine.schema.shapes import SchemaRefused
+from omni_rt.engine.tool_schema import UnenforceableTool
 
 # When the context is full, so much of it is kept.
 _KEPT_SHARE = 0.5
@@ -60,9 +62,10 @@ class Writer:
             self._slot.dropped()
 
     def _to_be_quiet(self, reply: Reply) -> bool:
-        """Whether the user said nothing, or nothing but that the assistant stop; then silence is the answer."""
-        last = self._context.before(reply.turn)
-        if last is None or last.role != "user" or reply.options.tool_choice not in ("auto", "none"):
+        """Whether the user said nothing, or nothing but that the assistant stop; then silence is the answer, unless the
+        reply has instructions of its own."""
+        last, options = self._context.before(reply.turn), reply.options
+        if last is None or last.role != "user" or options.tool_choice not in ("auto", "none") or options.instructions:
             return False
         return not last.shown or is_stop_phrase(last.said, self.settings.language)
 
@@ -106,14 +109,13 @@ class Writer:
     async def _check(self, tools: Sequence[Tool], prompt: list[int]) -> None:
         """Raises EngineError for a tool whose schema cannot be enforced: the grammar engine does not say so, it lets
         the model write anything."""
-        for tool in tools:
+        for number, tool in enumerate(tools):
             sampling = Sampling(1, 0.0, probe(tool))
             async with aclosing(self._parts.chat.write(self._slot.number, prompt, sampling)) as writing:
                 begun = [step.text async for step in writing if isinstance(step, Piece)]
             if not "".join(begun).startswith(PROBE_SIGN):
-                raise EngineError(
-                    "bad_tool", f"the parameters of the tool {tool.name!r} are no JSON schema that can be enforced"
-                )
+                fault = SchemaRefused("", "nothing is valid by this schema, or it is too large")
+                raise UnenforceableTool(number, tool, fault)
         self._slot.cached = list(prompt)
         self._checked = tools
 

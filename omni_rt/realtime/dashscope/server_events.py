@@ -24,14 +24,22 @@ RENAMED = {
     "response.output_audio_transcript.delta": "response.audio_transcript.delta",
     "response.output_audio_transcript.done": "response.audio_transcript.done",
     "conversation.item.added": "conversation.item.created",
+    "conversation.item.input_audio_transcription.failed": "error",
 }
-# Not known there: an item is done when it is created, and of what was heard of a reply nothing is said.
-UNTOLD = ("conversation.item.done", "conversation.item.deleted", "conversation.item.truncated")
+# Not known there: an item is done when it is created, a silence that was too long is told by its commit, of what was
+# heard of a reply nothing is said.
+UNTOLD = (
+    "conversation.item.done",
+    "conversation.item.deleted",
+    "conversation.item.truncated",
+    "input_audio_buffer.timeout_triggered",
+)
 # Fields of ours, by event, that the dialect has not.
 _DROPPED: dict[str, tuple[str, ...]] = {
     "input_audio_buffer.committed": ("previous_item_id",),
     "conversation.item.created": ("previous_item_id",),
     "conversation.item.input_audio_transcription.completed": ("usage",),
+    "error": ("item_id", "content_index"),
 }
 # Where our errors find faults, and what it is called there.
 _PARAMS = {
@@ -124,7 +132,7 @@ class ServerEvents:
 
 
 def _error(event: Event) -> Iterable[Event]:
-    error = event["error"]
+    error = {"event_id": None} | event["error"]
     for ours, theirs in _PARAMS.items():
         if error["param"] == ours or (error["param"] or "").startswith(f"{ours}."):
             error = error | {

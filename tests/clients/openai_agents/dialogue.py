@@ -58,10 +58,6 @@ class Talk:
             pass
         return event
 
-    def last_server_event(self, kind: str) -> dict[str, Any]:
-        raw = [e.data.data for e in self.seen if e.type == "raw_model_event" and e.data.type == "raw_server_event"]
-        return next(event for event in reversed(raw) if event["type"] == kind)
-
     async def answer(self) -> dict[str, Any]:
         """The next response that says something, once it is done: its text and sound."""
         while True:
@@ -130,10 +126,9 @@ async def dialogue(job: dict[str, str]) -> dict[str, Any]:
         await asyncio.sleep(1.5)
         speaking = asyncio.create_task(talk.speak(job["human"]))
         interrupted = await talk.until("audio_interrupted")
-        await talk.server_event("conversation.item.truncated")
+        truncated = await talk.server_event("conversation.item.truncated")
         result["after_interruption"] = await talk.answer()
         await speaking
-        truncated = talk.last_server_event("conversation.item.truncated")  # the client's own, behind the server's guess
         result["interruption"] = {
             "same": interrupted.item_id == item_id == truncated["item_id"],
             "heard": truncated["transcript"],
