@@ -1,4 +1,4 @@
-"""A room for echo: what a microphone picks up of replies that are played, of a person and of noise, over lossy Opus; and
+"""A room for echo: what a microphone picks up of played replies, of a person and of noise, over lossy Opus, and
 what becomes of it in an Echo and a voice activity detector.
 
 All sound is 16 kHz unless said otherwise; levels are dB between root mean squares.
@@ -73,7 +73,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A piece of a reply, 24 kHz, that leaves `at_ms` after the beginning and is `stream_ms` into the outgoing track."""
+    """A piece of a reply, 24 kHz, that leaves `at_ms` after the beginning, `stream_ms` into the outgoing track."""
 
     pcm: Pcm
     at_ms: float
@@ -118,8 +118,8 @@ def queued(reply: Pcm) -> list[Sent]:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Of each window of 32 ms: the probability of speech in the microphone as it came (`plain`) and in what Echo left of
-    it (`suppressed`), how much Echo explained, and the seconds that it took."""
+    """Of each window of 32 ms: the probability of speech in the microphone as it came (`plain`) and in what Echo left
+    of it (`suppressed`), how much Echo explained, and the seconds that it took."""
 
     plain: Sound
     suppressed: Sound
