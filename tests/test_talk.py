@@ -33,7 +33,9 @@ QUESTION = FOLDER / "goforward.wav"
 
 @pytest.fixture(scope="module")
 def shared_server() -> Iterator[ScriptedServer]:
-    with scripted_server(validate({"server": {"max_sessions": 1}, "media": {"frames_per_second": 5.0}})) as server:
+    # without speculation, so that what is made begins when the turn is over
+    sections = {"server": {"max_sessions": 1}, "media": {"frames_per_second": 5.0}, "turn": {"speculate_ms": 0}}
+    with scripted_server(validate(sections)) as server:
         yield server
 
 
