@@ -15,7 +15,19 @@ import numpy as np
 
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo_delay import Delay
-from omni_rt.media.playback import BINS, DECAY, FRAME, HOP, Complex, Playback, Real, fingerprints, frames_of, powers, window
+from omni_rt.media.playback import (
+    BINS,
+    DECAY,
+    FRAME,
+    HOP,
+    Complex,
+    Playback,
+    Real,
+    fingerprints,
+    frames_of,
+    powers,
+    window,
+)
 from omni_rt.media.vad import WINDOW
 
 _LAGS = 256
