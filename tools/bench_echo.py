@@ -127,13 +127,16 @@ def measure(bench: Bench) -> list[Row]:
     seconds: list[float] = []
     seed = 0
     for level in LEVELS:
+        judged = []
         for delay in DELAYS:
             seed += 1
             noise, room_s = (-75.0, -65.0, -55.0)[seed % 3], (0.2, 0.35, 0.5)[seed // 3 % 3]
             room = Room([(0, delay)], [(0, level)], room_s, noise, loss=0.05 * (seed % 2), seed=seed)
-            judged = bench.alone(room)
-            seconds += list(judged.seconds)
-            rows += false_speech(f"echo_{-level}db_{delay}ms", [judged])
+            judged.append(bench.alone(room))
+            name = f"echo_{-level}db_{delay}ms"
+            rows += [row for row in false_speech(name, judged[-1:]) if row.name == f"{name}_echo"]
+        seconds += [second for each in judged for second in each.seconds]
+        rows += false_speech(f"echo_{-level}db", judged)
     louder = [(0, -6), (3000, -15), (6000, -25), (9000, -40)]
     begun = (bench.alone(Room([(0, 100 + 60 * n)], louder, loss=0.05, seed=100 + n)) for n in range(4))
     rows += false_speech("converging", begun)
