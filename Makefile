@@ -12,7 +12,7 @@ COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts
 	tests/test_session.py tests/test_session_machine.py tests/test_session_settings.py tests/test_out_of_band.py tests/test_truncation.py \
 	tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py tests/test_g711.py tests/test_tempo.py \
 	tests/test_end_of_turn.py tests/test_wire_audio.py tests/test_models_store.py tests/test_local_context.py \
-	tests/test_dashscope.py tests/test_dashscope_told.py tests/test_bench_duplex.py
+	tests/test_dashscope.py tests/test_dashscope_told.py tests/test_bench_duplex.py tests/test_echo.py
 SERVERS := tests/server tests/test_channel.py tests/test_local_engine.py tests/test_local_eyes.py \
 	tests/test_local_hearing.py tests/test_local_priorities.py tests/test_local_start.py tests/test_local_text.py \
 	tests/test_local_voice.py tests/test_models_fetch.py tests/test_models_offline.py tests/test_worker.py \
