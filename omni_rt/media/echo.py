@@ -1,7 +1,7 @@
 """The assistant's own voice in the microphone: found by its fine structure, taken out before voice activity is judged.
 
 The server knows what it plays but not when it is heard. Each spectrum of the microphone is compared with all that were
-played within the last two seconds: harmonics of one voice agree at one delay again and again, those of another person
+played within the last four seconds: harmonics of one voice agree at one delay again and again, those of another person
 by chance only. At that delay the spectrum that the loudspeaker, the room and the codec leave is expected and
 subtracted, with a gain for each band that is learnt while the echo is alone. What is left is for voice activity to
 judge, as far as there is anything left.
@@ -46,7 +46,7 @@ _NOISE_HOPS, _NOISE_BIAS = 96, np.float32(2)  # the least of that many is so muc
 _HEARD = np.array([0.5, 1 - DECAY / 2, 1 - DECAY], np.float32)
 _TAIL_HOPS = 16
 # Lines of a spectrum scatter about the power that is expected, more so while its gain is new.
-_MARGIN, _MARGIN_NEW = np.float32(7), np.float32(21)
+_MARGIN, _MARGIN_NEW = np.float32(7), np.float32(14)
 
 _BAND = 8
 _BANDS = (BINS - 1) // _BAND
