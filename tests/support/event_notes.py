@@ -53,7 +53,8 @@ def noting(file: Path) -> Iterator[None]:
     socket_send, call_send, do = WebSocketTransport.send_event, WebRtcTransport.send_event, commands._Commands.do
 
     def over_socket(self: WebSocketTransport, event: dict[str, Any]) -> None:
-        if isinstance(self._listener, Session):  # else it is a sideband of a call
+        # else it is a sideband of a call, or speaks another dialect
+        if isinstance(self._listener, Session) and type(self) is WebSocketTransport:
             note("server", "WebSocket", event["type"])
         socket_send(self, event)
 
