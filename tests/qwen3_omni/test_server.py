@@ -287,7 +287,7 @@ async def test_a_choice_of_a_tool_that_is_not_there(talk: Talk) -> None:
     await talk.lives()
 
 
-@pytest.mark.parametrize("words", [CONTEXT + 1, 40 * CONTEXT])
+@pytest.mark.parametrize("words", [CONTEXT + 1, 9 * CONTEXT])
 async def test_an_item_larger_than_the_context_is_left_out(talk: Talk, words: int) -> None:
     await talk.write("Good morning")
     before = await talk.respond(output_modalities=["text"])
