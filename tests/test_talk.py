@@ -336,5 +336,6 @@ def test_talk_and_bench_with_the_real_models(
     rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
     assert rows["unanswered"]["value"] == 0
     assert rows["word_error_rate"]["value"] <= 0.3
-    times = [rows[name]["p50"] for name in rows if name.startswith("speech_end_to")]
-    assert times == sorted(times)
+    # a reply that is prepared may have its text before the turn is over, but not its sound
+    decided, text, *sound = [rows[name]["p50"] for name in rows if name.startswith("speech_end_to")]
+    assert [max(decided, text), *sound] == sorted([max(decided, text), *sound])
