@@ -31,9 +31,9 @@ UPDATES: tuple[dict[str, Any], ...] = (
     PUSH_TO_TALK,
     {"audio": {"input": {"turn_detection": {"type": "server_vad", "silence_duration_ms": 200}}}},
     {"audio": {"input": {"turn_detection": {"type": "server_vad", "create_response": False}}}},
+    {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 5000}}}},
     {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "interrupt_response": False}}}},
     {"audio": {"input": {"turn_detection": {"type": "semantic_vad", "eagerness": "high"}}}},
-    {"audio": {"input": {"turn_detection": {"type": "server_vad", "idle_timeout_ms": 5000}}}},
     {"audio": {"input": {"transcription": None}}},
     {"audio": {"input": {"transcription": {"model": "whisper-1", "language": "en"}}}},
     {"audio": {"output": {"speed": 1.5}}},
@@ -110,6 +110,7 @@ class Sessions(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.view = ClientView()
         self.count = 0
         self.appended = 0
         self.decoders = 1
@@ -120,7 +121,6 @@ class Sessions(RuleBasedStateMachine):
     @initialize(plays=st.booleans(), items=st.sampled_from((10, 1000)))
     def begin(self, plays: bool, items: int) -> None:
         self.world = World(plays, max_items=items)
-        self.view = ClientView(client_plays=not plays)
         self._hear()
 
     # -- the client's events
@@ -264,6 +264,7 @@ class Sessions(RuleBasedStateMachine):
             assert code == "response_cancel_not_active"
 
     def _clear_output(self) -> None:
+        """Only where the server has such a buffer."""
         assert self._send("output_audio_buffer.clear")[0] == (None if self.world.server_plays else "unsupported")
 
     # -- what happens meanwhile

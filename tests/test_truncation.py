@@ -96,25 +96,6 @@ async def test_a_reply_that_is_only_still_heard_goes_on_when_the_context_is_made
     assert stage.last("response.done")["response"]["status"] == "completed"
 
 
-async def test_a_reply_that_waited_begins_though_the_oldest_have_to_leave(stage: Stage) -> None:
-    """It begins where the one before it ends, and is made on what is in the context then; after it they leave."""
-    await stage.tell(type="session.update", session={"truncation": RATIO})
-    for text in ("first", "second"):
-        await _exchange(stage, text)
-    stage.model.usage = Usage(input_tokens=400, output_tokens=10)
-    await stage.tell(type="response.create")
-    await stage.tell(type="response.create")
-    stage.transport.play()
-    await stage.until("output_audio_buffer.stopped")
-    await stage.settle()
-    stage.transport.play()
-    for _ in range(40):
-        await asyncio.sleep(0.01)
-    assert stage.transport.kinds().count("output_audio_buffer.stopped") == 2
-    assert not stage.session.replying
-    assert _restored(stage)
-
-
 async def test_a_reply_that_left_the_engines_hands_and_is_interrupted_leaves_what_was_heard(stage: Stage) -> None:
     await stage.turn()
     await stage.until("response.done")
@@ -161,7 +142,11 @@ async def test_over_websocket_an_estimate_is_the_models_alone(socket_stage: Stag
     assert 200 <= estimate <= 400
     assert _replies(stage) == [" ".join(["one", "two"][: estimate // 200])]
     assert _cuts(stage) == []
+    await stage.tell(type="conversation.item.retrieve", item_id=item)
+    assert stage.last("conversation.item.retrieved")["item"]["content"][0]["transcript"] == "one two three "
     await _truncate(stage, item, 250)
+    await stage.tell(type="conversation.item.retrieve", item_id=item)
+    assert stage.last("conversation.item.retrieved")["item"]["content"][0]["transcript"] == "one"
     assert _cuts(stage) == [("truncated", 250, "one")]
     assert _replies(stage) == ["one"]
     asked = [call[2] for call in stage.model.calls if call[0] == "keep_heard"]
@@ -219,3 +204,22 @@ async def test_a_truncation_of_what_is_no_spoken_reply_stops_nothing(socket_stag
     assert stage.last("error")["error"]["param"] == "item_id"
     stage.model.go.set()
     assert (await stage.until("response.done"))["response"]["status"] == "completed"
+
+
+async def test_a_reply_that_waited_begins_though_the_oldest_have_to_leave(stage: Stage) -> None:
+    """It begins where the one before it ends, and is made on what is in the context then; after it they leave."""
+    await stage.tell(type="session.update", session={"truncation": RATIO})
+    for text in ("first", "second"):
+        await _exchange(stage, text)
+    stage.model.usage = Usage(input_tokens=400, output_tokens=10)
+    await stage.tell(type="response.create")
+    await stage.tell(type="response.create")
+    stage.transport.play()
+    await stage.until("output_audio_buffer.stopped")
+    await stage.settle()
+    stage.transport.play()
+    for _ in range(40):
+        await asyncio.sleep(0.01)
+    assert stage.transport.kinds().count("output_audio_buffer.stopped") == 2
+    assert not stage.session.replying
+    assert _restored(stage)

@@ -82,6 +82,7 @@ class Conversation:
     def __init__(self) -> None:
         self._items: dict[str, Item] = {}
         self._forgotten: set[str] = set()
+        self._supposed: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self._items.values())
@@ -137,15 +138,17 @@ class Conversation:
         item = self.get(item_id)
         del self._items[item_id]
         self._forgotten.discard(item_id)
+        self._supposed.pop(item_id, None)
         return item
 
     def forget(self, item_ids: Iterable[str]) -> None:
         """Keep these out of the model's context from now on; they stay in the list."""
         self._forgotten.update(item_ids)
 
-    def recall(self, item_id: str) -> None:
-        """The opposite of `forget`."""
-        self._forgotten.discard(item_id)
+    def suppose(self, item_id: str, heard: str) -> None:
+        """Let the model have so much of a reply, whatever the item says, until its transcript is written: nothing of it
+        where that is nothing."""
+        self._supposed[item_id] = heard
 
     def remembered(self) -> list[Item]:
         """The items of the model's context."""
@@ -157,8 +160,10 @@ class Conversation:
         parts = tuple(replace(p, transcript=transcript) if isinstance(p, Speech) else p for p in item.parts)
         item = replace(item, parts=parts)
         self.put(item)
+        self._supposed.pop(item_id, None)
         return item
 
     def context(self) -> tuple[ContextItem, ...]:
         """Everything an engine needs to take over the conversation."""
-        return tuple(item.context() for item in self.remembered())
+        known = (item for item in self.remembered() if self._supposed.get(item.id, item) != "")
+        return tuple(replace(item.context(), text=self._supposed.get(item.id, item.text)) for item in known)

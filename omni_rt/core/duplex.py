@@ -22,10 +22,10 @@ from omni_rt.core.actions import (
     StartReply,
     StopReason,
     StopReply,
-    TimeOut,
     Unduck,
 )
 from omni_rt.core.completeness import Completeness
+from omni_rt.core.idleness import Idleness
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
 from omni_rt.core.timeline import Activity, EndScore
@@ -90,11 +90,11 @@ class Duplex:
         self._speculated = 0
         self._overlap: Overlap | None = None
         self._ducked = False
-        self._quiet_ms: int | None = None
+        # where the latest speech ended if all that it said was that the assistant be silent
+        self._hushed_ms: int | None = None
         self._aside: tuple[int, int] | None = None
         self._taken_ms = 0
-        self._quiet = False
-        self._quiet_from_ms: int | None = None
+        self._idleness = Idleness()
         self.policy = policy
         self._turns = TurnDetector(policy.turns) if policy.turns else None
 
@@ -122,9 +122,9 @@ class Duplex:
         return self._utterance_open
 
     @property
-    def quiet_from_ms(self) -> int | None:
+    def idle_from_ms(self) -> int | None:
         """Where the latest reply had been heard, if nobody has spoken since; the audio from there on may be needed."""
-        return self._quiet_from_ms if self.policy.idle_ms is not None else None
+        return self._idleness.from_ms if self.policy.idle_ms is not None else None
 
     @property
     def judged_ms(self) -> int | None:
@@ -140,7 +140,7 @@ class Duplex:
         self.policy = policy
         if policy.turns is None:
             self._turns = self._aside = None
-            self._break_quiet()
+            self._idleness.end()
             return [*self._abandon(), *self._end_overlap(), *self._settle()]
         if self._turns is not None:
             self._turns.policy = policy.turns
@@ -163,7 +163,7 @@ class Duplex:
             actions += self._judge_overlap(self._overlap, self._turns)
         else:
             actions += self._duck_early(self._turns)
-        return actions or self._judge_quiet(self._turns)
+        return actions or self._judge_idleness(self._turns)
 
     def score(self, score: EndScore) -> list[Action]:
         """An end-of-turn score asked for with JudgeEnd."""
@@ -182,8 +182,7 @@ class Duplex:
     def overheard(self, at_ms: int, kind: Meaning) -> list[Action]:
         """What was said over the reply up to `at_ms`, asked for with Overhear."""
         overlap = self._overlap
-        verdict = overlap.overheard(at_ms, kind) if overlap is not None else None
-        return self._decide(overlap, verdict) if overlap is not None else []
+        return [] if overlap is None else self._decide(overlap, overlap.overheard(at_ms, kind))
 
     # -- the reply's progress
 
@@ -289,44 +288,37 @@ class Duplex:
         assert self._turns is not None
         self._utterance_open = True
         self._speculated = 0
-        self._break_quiet()
+        self._idleness.end()
         from_ms = max(self._taken_ms, speech_ms - self._turns.policy.pre_roll_ms)
         return OpenUtterance(from_ms, max(from_ms, speech_ms))
 
     def _turn_ended(self, speech_end_ms: int) -> list[Action]:
         if not self._utterance_open:
             return self._overlap_over(speech_end_ms)
-        quiet = self._quiet_ms is not None and speech_end_ms <= self._quiet_ms
+        hushed = self._hushed_ms is not None and speech_end_ms <= self._hushed_ms
         close = CloseUtterance(speech_end_ms)
         self._close_turn(speech_end_ms)
         if self._phase is ReplyPhase.HELD:
             self._phase = ReplyPhase.MAKING
             return [close, ReleaseReply(self._generation)]
-        self._owed = self._owed or (self.policy.create_reply and not quiet)
+        self._owed = self._owed or (self.policy.create_reply and not hushed)
         return [close, *self._settle()]
 
     def _close_turn(self, taken_ms: int) -> None:
         self._utterance_open = False
-        self._aside = self._quiet_ms = None
+        self._aside = self._hushed_ms = None
         self._taken_ms = max(self._taken_ms, taken_ms)
         if self._turns is not None:
             self._turns.reset()
 
     # -- inside: silence
 
-    def _judge_quiet(self, turns: TurnDetector) -> list[Action]:
-        if not self._quiet or turns.doubtful_ms:
+    def _judge_idleness(self, turns: TurnDetector) -> list[Action]:
+        timeout = None if turns.doubtful_ms else self._idleness.judge(turns.now_ms, self.policy.idle_ms)
+        if timeout is None:
             return []
-        if self._quiet_from_ms is None:
-            self._quiet_from_ms = turns.now_ms
-        if self.policy.idle_ms is None or turns.now_ms - self._quiet_from_ms < self.policy.idle_ms:
-            return []
-        timeout = TimeOut(self._quiet_from_ms, turns.now_ms)
         self._close_turn(turns.now_ms)
         return [timeout, self._start(speculative=False)]
-
-    def _break_quiet(self) -> None:
-        self._quiet, self._quiet_from_ms = False, None
 
     # -- inside: speech over a reply
 
@@ -343,10 +335,10 @@ class Duplex:
 
     def _decide(self, overlap: Overlap, verdict: Verdict | None) -> list[Action]:
         if verdict == "interruption":
-            quiet_ms = overlap.end_ms + _PAUSE_MS if overlap.wants_quiet else None
+            hushed_ms = overlap.end_ms + _PAUSE_MS if overlap.wants_quiet else None
             self._learn(overlap)
             actions = self._stop("turn_detected", overlap.start_ms)
-            self._quiet_ms = quiet_ms
+            self._hushed_ms = hushed_ms
             if overlap.ended:
                 actions += self._turn_ended(overlap.end_ms)
             return actions
@@ -402,7 +394,7 @@ class Duplex:
     # -- inside: replies
 
     def _speculate(self) -> list[Action]:
-        if not self._utterance_open or not self.policy.create_reply or self._owed or self._quiet_ms is not None:
+        if not self._utterance_open or not self.policy.create_reply or self._owed or self._hushed_ms is not None:
             return []
         if self._phase is not ReplyPhase.NONE or self._speculated >= self.policy.speculations:
             return []
@@ -419,7 +411,7 @@ class Duplex:
     def _start(self, speculative: bool) -> StartReply:
         self._owed = self._made = False
         self._aside = None
-        self._break_quiet()
+        self._idleness.end()
         self._generation += 1
         self._phase = ReplyPhase.HELD if speculative else ReplyPhase.MAKING
         return StartReply(self._generation, speculative)
@@ -436,7 +428,8 @@ class Duplex:
     def _end_reply(self) -> list[Action]:
         """The reply is over. Speech that overlapped it, if any, has the turn now."""
         self._phase, self._made = ReplyPhase.NONE, False
-        self._quiet = self._turns is not None and not self._utterance_open
+        if self._turns is not None and not self._utterance_open:
+            self._idleness.begin()
         overlap = self._overlap
         actions = self._end_overlap()
         if overlap is not None:

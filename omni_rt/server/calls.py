@@ -24,7 +24,8 @@ from omni_rt.server.metrics import Metrics
 from omni_rt.server.places import Places
 from omni_rt.server.sideband import attach, check_room
 from omni_rt.session.commands import read_events
-from omni_rt.session.session import MakeHearing, Session
+from omni_rt.session.hearing import MakeHearing
+from omni_rt.session.session import Session
 from omni_rt.transport.ice import ice_servers
 from omni_rt.transport.webrtc import SdpError, WebRtcTransport
 from omni_rt.transport.websocket import WebSocketTransport

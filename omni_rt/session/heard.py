@@ -30,7 +30,7 @@ class Cut(Enum):
     SERVER = "server"
     """the server, which plays: the client is told"""
     GUESS = "guess"
-    """the server, of a client that plays by itself: for the model's context, until the client has its say"""
+    """the server, of a client that plays by itself: for the model alone, until the client has its say"""
     CLIENT = "client"
     """the client, and is answered"""
 
@@ -120,15 +120,10 @@ class HeardWords:
             self._conversation.remove(item_id)
             self._events.item_deleted(item_id)
             return
+        if cut is Cut.GUESS:
+            self._conversation.suppose(item_id, heard)
+            return
         self._conversation.set_transcript(item_id, heard)
-        self._leave_out(reply, item_id, not heard)
-        if cut is not Cut.GUESS:
-            self._events.item_truncated(item_id, heard_ms, heard)
-
-    def _leave_out(self, reply: Reply, item_id: str, left_out: bool) -> None:
-        """Of a reply of which no word was heard the model knows nothing, though the client has the item."""
-        if left_out:
-            self._conversation.forget([item_id])
-        elif reply.left_out:
-            self._conversation.recall(item_id)
-        reply.left_out = left_out
+        if not heard:
+            self._conversation.suppose(item_id, heard)
+        self._events.item_truncated(item_id, heard_ms, heard)

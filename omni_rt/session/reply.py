@@ -23,8 +23,7 @@ class Reply:
     """Its wire events, what was spoken when, and, while it is held, the chunks nobody may see yet.
 
     Its audio is what is played, at `speed`; `audio_ms` is its length so far. `known`: the engine can still cut it.
-    `cuts` counts how often it was cut to what was heard. `unheard`: its message is deleted; `left_out`: the model knows
-    nothing of it, though the client has it.
+    `cuts` counts how often it was cut to what was heard. `unheard`: its message is deleted.
     """
 
     options: RespondOptions
@@ -37,7 +36,6 @@ class Reply:
     message_id: str | None = None
     cuts: int = 0
     unheard: bool = False
-    left_out: bool = False
     speed: float = 1.0
     audio_ms: float = 0.0
     usage: Usage = field(default_factory=Usage)

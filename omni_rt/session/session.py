@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from omni_rt.config import Settings
 from omni_rt.core.actions import (
@@ -32,7 +32,7 @@ from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
-from omni_rt.core.timeline import Activity, EndScore, Timeline
+from omni_rt.core.timeline import Activity, Timeline
 from omni_rt.engine.api import Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
@@ -40,12 +40,14 @@ from omni_rt.realtime.settings import WireSession
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
+from omni_rt.session.hearing import Heard, MakeHearing
 from omni_rt.session.moments import Moments, monotonic_ms
 from omni_rt.session.overhearing import Overhearing
 from omni_rt.session.policy import duplex_policy, engine_settings, idle_params
 from omni_rt.session.replies import Replies
 from omni_rt.session.room import Room
 from omni_rt.session.side_replies import SideReplies
+from omni_rt.session.transcripts import Transcripts
 from omni_rt.transport.base import SentAudio, Transport
 
 log = logging.getLogger(__name__)
@@ -56,24 +58,6 @@ KEPT_SILENCE_MS = 5000
 SILENCE_PEAK = 16
 # A client's events beyond this size that wait to be carried out hold up what comes after them.
 WAITING_BYTES = 2**20
-
-
-class SessionHearing(Protocol):
-    """Voice activity and end-of-turn scores, made off the event loop and told in order (media/hearing.py)."""
-
-    def feed(self, pcm: Pcm) -> None: ...
-
-    def score_end(self, at_ms: int, from_ms: int) -> None: ...
-
-    def played(self, pcm: Pcm, stream_ms: float) -> None: ...
-
-    def stopped(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-Heard = Activity | EndScore
-MakeHearing = Callable[[Callable[[Heard], None]], SessionHearing]
 
 
 @dataclass(slots=True)
@@ -120,6 +104,7 @@ class Session:
         self.replies = Replies(
             self.link, self.conversation, self.events, self.duplex, self.act, on_moments, self._restore_context
         )
+        self._transcripts = Transcripts(self.conversation, self.events)
         self._room = Room(self.conversation, engine.capabilities.context_tokens, settings.server.max_items)
         self.side_replies = SideReplies(engine, session_id, self.events)
         self._overhearing = Overhearing(self.link, lambda: engine_settings(self.wire).language, self._on_overheard)
@@ -203,7 +188,7 @@ class Session:
         if not concealed and max(pcm.max(), -int(pcm.min())) > SILENCE_PEAK:
             self.active_at = time.monotonic()
         self.act(self.duplex.open_by_client(self.now_ms))
-        self._log.append(pcm, self._utterance.from_ms if self._utterance else self.duplex.quiet_from_ms)
+        self._log.append(pcm, self._utterance.from_ms if self._utterance else self.duplex.idle_from_ms)
         self._timeline.advance(len(pcm))
         self._clock_offset_ms = monotonic_ms() - self.now_ms
         self._hearing.feed(pcm)
@@ -251,20 +236,7 @@ class Session:
             language = engine_settings(self.wire).language
             self.act(self.duplex.understood(completeness(transcript.text, language)))
             return
-        if transcript.item_id not in self.conversation:
-            return
-        wanted = self.wire.audio.input.transcription is not None
-        if transcript.error:
-            error = WireError("transcription_failed", transcript.error, kind="server_error")
-            if wanted:
-                self.events.transcript_failed(transcript.item_id, error)
-            else:
-                self.events.error(error)
-            return
-        item = self.conversation.set_transcript(transcript.item_id, transcript.text)
-        if wanted:
-            seconds = sum(part.audio_ms for part in item.parts if isinstance(part, Speech)) / 1000
-            self.events.transcript_done(item.id, transcript.text, seconds)
+        self._transcripts.take(transcript, self.wire.audio.input.transcription is not None)
 
     def on_error(self, error: EngineError) -> None:
         self.events.error(WireError(error.code, str(error), kind="server_error"))

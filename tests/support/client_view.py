@@ -12,11 +12,9 @@ Event = dict[str, Any]
 
 class ClientView:
     """`order` are the items' ids, `items` the items as they were told; `open` the responses that are not done, `made`
-    their ids in order. Where `client_plays` the server keeps an estimate of what was heard to itself."""
+    their ids in order."""
 
-    def __init__(self, client_plays: bool = False) -> None:
-        self._client_plays = client_plays
-        self._cut: set[str] = set()
+    def __init__(self) -> None:
         self.session: Event = {}
         self.order: list[str] = []
         self.items: dict[str, Event] = {}
@@ -42,7 +40,6 @@ class ClientView:
                 self.order.remove(event["item_id"])
                 del self.items[event["item_id"]]
             case "conversation.item.truncated":
-                self._cut.add(event["item_id"])
                 self._says(event["item_id"], event["transcript"])
             case "conversation.item.input_audio_transcription.completed":
                 self.seconds[event["item_id"]] = event["usage"]["seconds"]
@@ -51,9 +48,8 @@ class ClientView:
             case "conversation.item.retrieved":
                 known = self.items[event["item"]["id"]]
                 for part, told in zip(known.get("content", ()), event["item"].get("content", ()), strict=True):
-                    untold = part.get("transcript", "") is None  # where no transcription is wanted
-                    if untold or self._may_be_heard(known, part, told):
-                        part["transcript"] = told["transcript"]
+                    if part.get("transcript", "") is None:
+                        part["transcript"] = told["transcript"]  # not told where no transcription is wanted
                 assert event["item"] == known, known
             case "input_audio_buffer.committed":
                 assert event["previous_item_id"] == (self.order[-1] if self.order else None)
@@ -63,11 +59,6 @@ class ClientView:
             case "response.done":
                 self.open.remove(event["response"]["id"])
                 self.done[event["response"]["id"]] = event["response"]
-
-    def _may_be_heard(self, item: Event, said: Event, told: Event) -> bool:
-        """The beginning of a spoken reply of which the client has not said how much it played."""
-        mine = self._client_plays and item["role"] == "assistant" and item["id"] not in self._cut
-        return mine and "transcript" in said and said["transcript"].startswith(told["transcript"])
 
     def _add(self, item: Event, previous: str | None) -> None:
         assert item["id"] not in self.items

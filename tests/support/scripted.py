@@ -29,7 +29,7 @@ from omni_rt.engine.api import (
     Transcript,
     Usage,
 )
-from omni_rt.session.session import Heard
+from omni_rt.session.hearing import Heard
 from omni_rt.transport.base import SentAudio, TransportListener
 
 

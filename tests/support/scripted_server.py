@@ -31,7 +31,7 @@ from omni_rt.server.app import api_routes
 from omni_rt.server.calls import Calls
 from omni_rt.server.door import Door
 from omni_rt.server.metrics import Metrics
-from omni_rt.session.session import MakeHearing
+from omni_rt.session.hearing import MakeHearing
 from tests.support.scripted import ScriptedEngine, ScriptedEngineSession
 from tests.support.speech import model
 

@@ -81,7 +81,7 @@ class Talk {
     this.send({ type: "session.update", session: { type: "realtime", ...session } });
   }
 
-  /** What was heard of an item that was cut: over WebSocket the client's own event comes after the server's guess. */
+  /** What was heard of an item that was cut, by the last word on it. */
   lastCut(id) {
     const cuts = this.seen.filter(({ type, item_id }) => type === "conversation.item.truncated" && item_id === id);
     const { transcript, audio_end_ms } = cuts.at(-1);
