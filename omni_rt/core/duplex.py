@@ -345,10 +345,10 @@ class Duplex:
         return self._set_aside(overlap) if verdict == "aside" else []
 
     def _learn(self, overlap: Overlap) -> None:
-        """Who goes on before anything was answered was cut in on."""
-        pause_ms = overlap.start_ms - self._taken_ms
-        if self._phase is ReplyPhase.MAKING and self._turns is not None and pause_ms > 0:
-            self._turns.patience.cut_in(pause_ms)
+        """Who goes on before anything was answered, and so soon that it was a pause, was cut in on."""
+        pause_ms, turns = overlap.start_ms - self._taken_ms, self._turns
+        if self._phase is ReplyPhase.MAKING and turns is not None and 0 < pause_ms <= turns.policy.silence_limit_ms:
+            turns.patience.cut_in(pause_ms)
 
     def _overlap_over(self, speech_end_ms: int) -> list[Action]:
         """The turn detector has found an end, and begins anew."""

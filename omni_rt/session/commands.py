@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 MIN_COMMIT_MS = 100
 # Longest stretch of audio that enters the session at once, so that an upload does not hold the event loop.
 APPEND_STEP_S = 1
-# Longest event that is translated on the event loop; it takes a few milliseconds.
+# Longest event that is read on the event loop; that takes a few milliseconds.
 LARGE_EVENT = 2**16
 
 
@@ -53,7 +53,7 @@ async def read_events(session: Session, translate: Translate | None = None) -> N
     """
     commands = _Commands(session)
     while True:
-        raw = await session.next_event()
+        raw = await session.inbox.take()
         try:
             event = await _parse(raw, session.settings.server.max_event_bytes, translate)
         except WireError as error:
@@ -76,8 +76,8 @@ async def read_events(session: Session, translate: Translate | None = None) -> N
 
 
 async def _parse(raw: str | bytes, max_bytes: int, translate: Translate | None) -> AnyEvent:
-    """Off the event loop where a translation has much to do."""
-    if translate is None or len(raw) < LARGE_EVENT:
+    """Off the event loop where there is much to read."""
+    if len(raw) < LARGE_EVENT:
         return parse(raw, max_bytes, translate)
     return await asyncio.to_thread(parse, raw, max_bytes, translate)
 

@@ -41,6 +41,7 @@ from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.hearing import Heard, MakeHearing
+from omni_rt.session.inbox import Inbox
 from omni_rt.session.moments import Moments, monotonic_ms
 from omni_rt.session.overhearing import Overhearing
 from omni_rt.session.policy import duplex_policy, engine_settings, idle_params
@@ -56,8 +57,6 @@ log = logging.getLogger(__name__)
 KEPT_SILENCE_MS = 5000
 # A muted microphone's zeros come out of Opus as a few steps; a sound has more.
 SILENCE_PEAK = 16
-# A client's events beyond this size that wait to be carried out hold up what comes after them.
-WAITING_BYTES = 2**20
 
 
 @dataclass(slots=True)
@@ -77,8 +76,8 @@ class Session:
     """Listens to a transport, to hearing and to an engine, all on one event loop.
 
     `asked` is the response that the client asked for and that has not begun, with the event's id. `ended` is set once.
-    `active_at` (monotonic seconds) is when the client last sent an event or a sound that is not
-    mere silence. `watchers` get each server event beside the transport.
+    `active_at` (monotonic seconds) is when the client last sent an event or a sound that is not mere silence.
+    `watchers` get each server event beside the transport.
     """
 
     def __init__(
@@ -115,9 +114,7 @@ class Session:
         self._clock_offset_ms = 0.0
         self._utterance: Utterance | None = None
         self._hearing = make_hearing(self._on_heard)
-        self._events_in: asyncio.Queue[str | bytes] = asyncio.Queue()
-        self._waiting_bytes = 0
-        self._taken = asyncio.Event()
+        self.inbox = Inbox()
         self._reader: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.active_at = time.monotonic()
@@ -139,7 +136,7 @@ class Session:
         if self.ended.is_set():
             return
         self.ended.set()
-        self._taken.set()
+        self.inbox.close()
         if self._reader is not None:
             self._reader.cancel()
         self._hearing.close()
@@ -165,17 +162,9 @@ class Session:
         """Length of the open utterance, 0 if there is none."""
         return self.now_ms - self._utterance.from_ms if self._utterance else 0
 
-    async def next_event(self) -> str | bytes:
-        raw = await self._events_in.get()
-        self._waiting_bytes -= len(raw)
-        self._taken.set()
-        return raw
-
     async def until_taken(self) -> None:
-        """Wait until the client's events are being carried out and few are left."""
-        while self._waiting_bytes > WAITING_BYTES and not self.ended.is_set():
-            self._taken.clear()
-            await self._taken.wait()
+        """Wait until most of the client's events have been carried out."""
+        await self.inbox.until_taken()
 
     # -- from the transport
 
@@ -203,8 +192,7 @@ class Session:
 
     def on_event(self, raw: str | bytes) -> None:
         self.active_at = time.monotonic()
-        self._waiting_bytes += len(raw)
-        self._events_in.put_nowait(raw)
+        self.inbox.put(raw)
 
     def on_sent(self, sent: SentAudio) -> None:
         self._hearing.played(sent.pcm, sent.stream_ms)
@@ -276,7 +264,8 @@ class Session:
         self.act(self.duplex.activity(heard) if isinstance(heard, Activity) else self.duplex.score(heard))
 
     def _on_overheard(self, at_ms: int, kind: Meaning) -> None:
-        self.act(self.duplex.overheard(at_ms, kind))
+        if not self.ended.is_set():
+            self.act(self.duplex.overheard(at_ms, kind))
 
     # -- what the core wants
 

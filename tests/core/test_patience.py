@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from omni_rt.core.actions import CloseUtterance, StartReply
 from omni_rt.core.patience import Patience
-from tests.core.actors import Judge, Sound
+from tests.core.actors import Judge, Plan, Sound
 from tests.core.dialogue import SEMANTIC, TURNS, Dialogue
 
 
@@ -47,6 +47,13 @@ def test_who_was_cut_in_on_twice_is_waited_for() -> None:
     closed = [at.speech_end_ms for _, at in d.actions if isinstance(at, CloseUtterance)]
     assert closed == [1536, 4224]
     assert [text for role, text in d.history if role == "user"] == ["a", "b c"]
+
+
+def test_who_speaks_long_after_the_end_while_the_reply_is_made_was_not_cut_in_on() -> None:
+    sounds = [Sound(512, 1536, "a"), Sound(4000, 5024, "b")]
+    slow = Plan(first_text_ms=4000, first_audio_ms=5000)
+    d = Dialogue(*sounds, until=16_000, judge=Judge(scores=(0.9,)), replies=(slow, Plan()))
+    assert [at for at, action in d.actions if isinstance(action, CloseUtterance)] == [1756, 5244]
 
 
 def test_a_phrase_that_goes_on_is_waited_for_and_a_short_answer_is_not() -> None:
