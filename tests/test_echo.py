@@ -13,13 +13,13 @@ from omni_rt.core.timeline import Activity, EndScore
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
 from omni_rt.media.echo import Echo
 from omni_rt.media.hearing import Ears
-from omni_rt.media.playback import DECAY, HOP, Playback, Timeline, fingerprints
+from omni_rt.media.playback import DECAY, HOP, Playback, SentSound, fingerprints
 from omni_rt.media.vad import WINDOW, SileroVad
 from tests.support.local import voice
 from tests.support.speech import clip, model, silence, with_noise
 from tests.support.stage import Stage
-from tools.echo_room import Room
-from tools.echo_trial import Judged, judge, paced, queued, replies, turns
+from tools.echo.room import Room
+from tools.echo.trial import Judged, judge, paced, queued, replies, turns
 
 SECOND = 16 * 1000
 SENTENCES = (
@@ -196,9 +196,9 @@ def test_the_same_calls_give_the_same(vad: SileroVad) -> None:
 # -- where sound is placed
 
 
-def placed(timeline: Timeline, seconds: float) -> list[float]:
+def placed(sent: SentSound, seconds: float) -> list[float]:
     """When playing begins, ends, begins again ..., in seconds of the microphone."""
-    frames = np.array([timeline.take(at, HOP).any() for at in range(0, round(seconds * SECOND), HOP)])
+    frames = np.array([sent.take(at, HOP).any() for at in range(0, round(seconds * SECOND), HOP)])
     edges = np.flatnonzero(np.diff(np.concatenate([[False], frames, [False]]).astype(int)))
     return [float(edge) * HOP / SECOND for edge in edges]
 
@@ -208,34 +208,34 @@ def loud(seconds: float) -> Pcm:
 
 
 def test_packets_that_come_unevenly_are_played_evenly() -> None:
-    timeline = Timeline()
+    sent = SentSound()
     uneven = np.random.default_rng(0).integers(0, 60 * 16, 100)
     for n in range(100):
-        timeline.add(loud(0.02), 5000 + 20 * n, SECOND + 320 * n + int(uneven[n]))
-    assert len(placed(timeline, 4)) == 2
+        sent.add(loud(0.02), 5000 + 20 * n, SECOND + 320 * n + int(uneven[n]))
+    assert len(placed(sent, 4)) == 2
 
 
 def test_a_burst_is_played_in_order_and_a_silence_ends_it() -> None:
-    timeline = Timeline()
-    timeline.add(loud(1), 0, SECOND)
-    timeline.add(loud(1), 1000, SECOND)
-    timeline.add(loud(1), 2000, 6 * SECOND)
-    assert placed(timeline, 8) == pytest.approx([1, 3, 6, 7], abs=0.017)
+    sent = SentSound()
+    sent.add(loud(1), 0, SECOND)
+    sent.add(loud(1), 1000, SECOND)
+    sent.add(loud(1), 2000, 6 * SECOND)
+    assert placed(sent, 8) == pytest.approx([1, 3, 6, 7], abs=0.017)
 
 
 def test_a_clock_that_drifts_is_followed_from_reply_to_reply() -> None:
-    timeline = Timeline()
-    timeline.add(loud(1), 0, SECOND)
-    timeline.add(loud(1), 4000, 5 * SECOND - 1600)
-    assert placed(timeline, 7) == pytest.approx([1, 2, 4.9, 5.9], abs=0.017)
+    sent = SentSound()
+    sent.add(loud(1), 0, SECOND)
+    sent.add(loud(1), 4000, 5 * SECOND - 1600)
+    assert placed(sent, 7) == pytest.approx([1, 2, 4.9, 5.9], abs=0.017)
 
 
 def test_what_a_stopped_client_had_queued_is_not_played() -> None:
-    timeline = Timeline()
-    timeline.add(loud(5), 0, SECOND)
-    timeline.stop(2 * SECOND)
-    timeline.add(loud(1), 5000, 3 * SECOND)
-    assert placed(timeline, 8) == pytest.approx([1, 2.25, 3, 4], abs=0.017)
+    sent = SentSound()
+    sent.add(loud(5), 0, SECOND)
+    sent.stop(2 * SECOND)
+    sent.add(loud(1), 5000, 3 * SECOND)
+    assert placed(sent, 8) == pytest.approx([1, 2.25, 3, 4], abs=0.017)
 
 
 @pytest.mark.parametrize("hops", [40, 400])
@@ -243,7 +243,7 @@ def test_what_was_played_is_found_at_its_lag(hops: int) -> None:
     """Also after the rows were moved down. A tone of 1 kHz is line 32; it sounds for one hop, 6 hops before the end."""
     playback = Playback(16, least=1.0)
     tone = 3000 * np.sin(2 * np.pi * 1000 * np.arange(384) / OUTPUT_RATE)
-    playback.timeline.add(tone.astype(np.int16), 0, (hops - 6) * HOP)
+    playback.sent.add(tone.astype(np.int16), 0, (hops - 6) * HOP)
     live = [playback.advance(at) for at in range(0, hops * HOP, 2 * HOP)]
     assert [index for index, each in enumerate(live) if each] == [hops // 2 - 3]
     for ago in (0, 1):

@@ -3,7 +3,7 @@ speaks over it is found.
 
     python -m tools.bench_echo --json docs/benchmarks/echo_local.json
 
-The local engine's voice is played into a room (tools/echo_room.py) with Opus and lost packets both ways, noise, and an
+The local engine's voice is played into a room (tools/echo/room.py) with Opus and lost packets both ways, noise, and an
 echo that is so many dB below the voice as it was sent. Four ways to judge it in the same run: `plain` is Silero alone,
 `gated` Silero times what Echo leaves unexplained, `suppressed` Silero on what Echo leaves of the sound, `echo` both, as
 the server does. The person is recorded speech (`--clips`) at so many dB below -24 dB of full scale.
@@ -25,8 +25,8 @@ from omni_rt.engine.api import INPUT_RATE, Pcm
 from omni_rt.engine.local.tts import Voice
 from omni_rt.media.vad import WINDOW, SileroVad, VadState
 from tools.bench_heard import SENTENCES
-from tools.echo_room import Room, Sound
-from tools.echo_trial import Judged, Sent, judge, paced, queued, replies, turns
+from tools.echo.room import Room, Sound
+from tools.echo.trial import Judged, Sent, judge, paced, queued, replies, turns
 
 LEVELS = (-10, -20, -30)
 DELAYS = (40, 120, 250, 400, 600)

@@ -102,11 +102,11 @@ class Echo:
     def played(self, pcm: Pcm, stream_ms: float, now: int) -> None:
         """24 kHz sound of a reply was sent, at `stream_ms` of the outgoing track, when `now` 16 kHz samples of the
         microphone had come."""
-        self._played.timeline.add(pcm, stream_ms, now)
+        self._played.sent.add(pcm, stream_ms, now)
 
     def stopped(self, now: int) -> None:
         """What was sent and would be played later than about now will not be."""
-        self._played.timeline.stop(now)
+        self._played.sent.stop(now)
 
     def hear(self, window: Pcm, at: int) -> Heard:
         """The 512 samples of the microphone from its sample `at` on, a multiple of 512; later ones in each call."""
@@ -139,7 +139,7 @@ class Echo:
         """Nothing that was played can be heard in the window from `at` on."""
         lag = self._delay.lag
         lags = _LAGS if lag is None else min(_LAGS, lag + _TAIL_HOPS)
-        return self._played.timeline.end + lags * HOP <= at
+        return self._played.sent.end + lags * HOP <= at
 
     def _count(self, live: bool) -> None:
         self._playing += 2

@@ -67,7 +67,7 @@ def powers(frames: Real) -> tuple[Complex, Real]:
     return spectra, np.asarray(spectra.real**2 + spectra.imag**2, np.float32)
 
 
-class Timeline:
+class SentSound:
     """Places sent sound on the microphone's clock, as if a loudspeaker played it without delay.
 
     Places are microphone samples of 16 kHz since the session began.
@@ -122,14 +122,14 @@ class Timeline:
 
 
 class Playback:
-    """The spectra of the last `lags` hops of a Timeline as a room would have them, for two hops of the microphone at a
+    """The spectra of the last `lags` hops of SentSound as a room would have them, for two hops of the microphone at a
     time: with each come those before it, 2 dB weaker a hop.
 
     `ago` is 1 for the first of the two, 0 for the second.
     """
 
     def __init__(self, lags: int, least: float) -> None:
-        self.timeline = Timeline()
+        self.sent = SentSound()
         self.lags = lags
         self._least = least
         self._kept = lags + 1
@@ -156,7 +156,7 @@ class Playback:
             self._count = self._kept
         rows = slice(self._count, self._count + 2)
         self._count += 2
-        sound = np.concatenate([self._before, self.timeline.take(at, 2 * HOP)])
+        sound = np.concatenate([self._before, self.sent.take(at, 2 * HOP)])
         self._before = sound[-_REPLY_HOP:]
         live = bool(sound.any())
         if not live and self._tail.max() < self._least:

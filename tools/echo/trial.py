@@ -16,7 +16,7 @@ from omni_rt.core.turns import SpeechStarted, TurnDetector, TurnPolicy
 from omni_rt.engine.api import OUTPUT_RATE, Pcm
 from omni_rt.media.echo import Echo
 from omni_rt.media.vad import WINDOW, SileroVad, VadState
-from tools.echo_room import PACKET_MS, Sound
+from tools.echo.room import PACKET_MS, Sound
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What a benchmark and tests of echo need: a room, and trials in it."""
