@@ -120,10 +120,14 @@ def test_an_interrupted_answer_stops_and_is_remembered_as_heard(
         replies = [e["item_id"] for e in visit.events("response.output_audio_transcript.delta")]
         return normalise(said_of(visit, replies[-1])) if replies[-1] != cut["item_id"] else []
 
-    visit.until("the next answer", lambda: len(answer()) > 3 or len(visit.events("response.done")) > 1)
+    def counted() -> list[str]:
+        """The model may say first that it goes on."""
+        return [word for word in answer() if word in COUNT]
+
+    visit.until("the next answer", lambda: len(counted()) > 1 or len(visit.events("response.done")) > 1)
     last = COUNT.index(claimed[-1])
     due = set(COUNT[last : last + 3])
-    assert set(answer()[:2]) & due, f"heard {claimed} of {written}, answered {answer()}"
+    assert set(counted()[:2]) & due, f"heard {claimed} of {written}, answered {answer()}"
 
 
 def said_of(visit: Visit, item_id: str) -> str:
