@@ -9,15 +9,17 @@ ARGS ?=
 # Tests that only compute run two at a time, and so do those of a server or a worker, which mostly wait, a file in one
 # process. All others want the machine for themselves: they have browsers and sound in real time.
 COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts.py tests/test_config.py \
-	tests/test_session.py tests/test_session_machine.py tests/test_session_settings.py tests/test_out_of_band.py tests/test_truncation.py \
-	tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py tests/test_g711.py tests/test_tempo.py \
-	tests/test_end_of_turn.py tests/test_wire_audio.py tests/test_models_store.py tests/test_local_context.py \
-	tests/test_dashscope.py tests/test_dashscope_told.py tests/test_bench_duplex.py tests/test_echo.py \
-	tests/test_turn_detection.py tests/test_tool_grammar.py tests/test_local_ears.py
-SERVERS := tests/server tests/test_channel.py tests/test_local_engine.py tests/test_local_eyes.py \
+	tests/test_session.py tests/test_session_machine.py tests/test_session_settings.py tests/test_out_of_band.py \
+	tests/test_truncation.py tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py \
+	tests/test_g711.py tests/test_tempo.py tests/test_end_of_turn.py tests/test_wire_audio.py \
+	tests/test_models_store.py tests/test_local_context.py tests/test_dashscope.py tests/test_dashscope_told.py \
+	tests/test_bench_duplex.py tests/test_echo.py tests/test_turn_detection.py tests/test_tool_grammar.py \
+	tests/test_local_ears.py tests/test_docs.py tests/test_plot_engine.py tests/test_reply_queue.py \
+	tests/test_strict_events.py tests/test_turn_grammar.py
+SERVERS := tests/server tests/clients tests/test_channel.py tests/test_local_engine.py tests/test_local_eyes.py \
 	tests/test_local_hearing.py tests/test_local_priorities.py tests/test_local_start.py tests/test_local_text.py \
-	tests/test_local_voice.py tests/test_models_fetch.py tests/test_models_offline.py tests/test_worker.py \
-	tests/test_worker_local.py tests/test_worker_lost.py
+	tests/test_local_voice.py tests/test_matrix.py tests/test_models_fetch.py tests/test_models_offline.py \
+	tests/test_talk.py tests/test_worker.py tests/test_worker_local.py tests/test_worker_lost.py
 PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_flight.py
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
@@ -30,7 +32,7 @@ run: $(VENV)/.base
 test: $(VENV)/.dev
 	$(BIN)/omni-rt doctor --fetch --all
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
 	$(BIN)/python -m pytest $(PROCESSES)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTE) $(SERVERS))
