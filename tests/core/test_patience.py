@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from omni_rt.core.actions import CloseUtterance, StartReply
+from omni_rt.core.completeness import Completeness
 from omni_rt.core.patience import Patience
 from tests.core.actors import Judge, Plan, Sound
-from tests.core.dialogue import SEMANTIC, TURNS, Dialogue
+from tests.core.dialogue import SPECULATIVE, TURNS, Dialogue
 
 
 def test_without_pauses_the_limit_and_the_least_are_the_policys() -> None:
@@ -56,24 +59,30 @@ def test_who_speaks_long_after_the_end_while_the_reply_is_made_was_not_cut_in_on
     assert [at for at, action in d.actions if isinstance(action, CloseUtterance)] == [1756, 5244]
 
 
-def test_a_phrase_that_goes_on_is_waited_for_and_a_short_answer_is_not() -> None:
-    policy = replace(SEMANTIC, turns=replace(TURNS, speculate_ms=96))
-    for words, closes_ms in (("unfinished", 1168), ("complete", 160), ("open", 160)):
-        assert policy.turns is not None
-        assert policy.turns.wait_ms(0.9, words, Patience()) == closes_ms  # type: ignore[arg-type]
-    assert policy.turns is not None
-    assert policy.turns.wait_ms(0.1, "complete", Patience()) == 160
-    assert policy.turns.wait_ms(None, "complete", Patience()) == 160
-    assert replace(policy.turns, fixed_silence_ms=500).wait_ms(0.9, "unfinished", Patience()) == 500
+@pytest.mark.parametrize(
+    ("score", "words", "wait_ms"),
+    [
+        (0.9, "unfinished", 1168),
+        (0.9, "complete", 160),
+        (0.9, "open", 160),
+        (0.1, "complete", 160),
+        (None, "complete", 160),
+    ],
+)
+def test_a_phrase_that_goes_on_is_waited_for_and_a_short_answer_is_not(
+    score: float | None, words: Completeness, wait_ms: int
+) -> None:
+    assert TURNS.wait_ms(score, words, Patience()) == wait_ms
+    assert replace(TURNS, fixed_silence_ms=500).wait_ms(score, words, Patience()) == 500
 
 
-def test_words_that_come_while_the_reply_is_prepared_end_the_turn_or_keep_it_open() -> None:
-    policy = replace(SEMANTIC, turns=replace(TURNS, speculate_ms=96))
-    for words, ends_at in (("complete", 1700), ("unfinished", 2720)):
-        d = Dialogue(
-            Sound(512, 1536, "yes"), until=6000, policy=policy, judge=Judge(scores=(0.9,), delay_ms=300),
-            client=((1700, words),),  # type: ignore[arg-type]
-        )  # fmt: skip
-        closed = [at for at, action in d.actions if isinstance(action, CloseUtterance)]
-        assert closed == [ends_at]
-        assert d.actions[1][1] == StartReply(1, speculative=True)
+@pytest.mark.parametrize(("words", "ends_ms"), [("complete", 1700), ("unfinished", 2720)])
+def test_words_that_come_while_the_reply_is_prepared_end_the_turn_or_keep_it_open(
+    words: Completeness, ends_ms: int
+) -> None:
+    d = Dialogue(
+        Sound(512, 1536, "yes"), until=6000, policy=SPECULATIVE, judge=Judge(scores=(0.9,), delay_ms=300),
+        client=((1700, words),),
+    )  # fmt: skip
+    assert [at for at, action in d.actions if isinstance(action, CloseUtterance)] == [ends_ms]
+    assert d.actions[1][1] == StartReply(1, speculative=True)

@@ -110,8 +110,7 @@ def _apart(one: Shape, other: Shape, look: Look) -> bool:
     match one, other:
         case (Const(), Const()):
             return key_of(one.value) != key_of(other.value)
-        case (Const(), String()) | (String(), Const()):
-            value = one.value if isinstance(one, Const) else other.value  # type: ignore[union-attr]
+        case (Const(value), String()) | (String(), Const(value)):
             # patterns are read narrowly where libraries differ
             return not isinstance(value, str) or (value.isascii() and not _one_fits(value, one, other, look))
         case (Const(), _):
