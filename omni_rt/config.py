@@ -155,9 +155,19 @@ class TurnSettings(Section):
     vad_threshold: float = Field(0.5, ge=0.05, le=0.95, description="speech probability that counts as speech")
     onset_ms: int = Field(96, ge=32, le=500, description="speech needed to open an utterance")
     pre_roll_ms: int = Field(300, ge=0, le=2000, description="audio kept from before the onset")
-    check_silence_ms: int = Field(128, ge=64, le=2000, description="silence after which the end of turn is judged")
+    check_silence_ms: int = Field(64, ge=64, le=2000, description="silence after which the end of turn is judged")
+    least_silence_ms: int = Field(160, ge=64, le=2000, description="silence before which no turn ends")
     speculate_ms: int = Field(96, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
-    complete_score: float = Field(0.5, ge=0.0, le=1.0, description="end-of-turn score that ends the turn at once")
+    complete_score: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="end-of-turn score from which little doubt is left that a turn is over",
+    )
+    sure_score: float = Field(0.93, ge=0.0, le=1.0, description="end-of-turn score that ends the turn at once")
+    words_ms: int = Field(
+        512, ge=0, le=2000, description="silence within which the words are waited for when the score is not sure"
+    )
     silence_limit_ms: int = Field(1600, ge=200, le=10000, description="silence that ends a turn whatever the score")
     interrupt_ms: int = Field(
         224,

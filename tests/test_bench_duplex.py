@@ -15,6 +15,7 @@ from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
 from omni_rt.realtime.settings import WireSession
 from omni_rt.session.policy import duplex_policy
 from omni_rt.transport.caller import Arrival
+from tests.support.scripted import ScriptedEngine
 from tools.duplex.analysis import Analysis, analyse
 from tools.duplex.clips import FOLDER, LIST, SPEECH_LEVEL, Clip, for_tuning, held_out, read_clips
 from tools.duplex.echo import DELAY_S, Echo
@@ -216,7 +217,7 @@ def test_a_full_run_has_every_pause_and_both_ways_of_speaking_over(clips: list[C
 def test_the_peers_policy_is_500_ms_of_silence_and_any_speech() -> None:
     session = PEERS.session("be brief", 12)
     settings = load(overrides=PEERS.overrides)
-    policy = duplex_policy(WireSession.model_validate(session), settings.turn, overhears=True)
+    policy = duplex_policy(WireSession.model_validate(session), settings.turn, ScriptedEngine().capabilities)
     assert policy.turns is not None
     assert (policy.turns.fixed_silence_ms, policy.turns.threshold, policy.turns.speculate_ms) == (500, 0.5, 0)
     assert policy.overlap.interrupt_ms <= policy.turns.onset_ms

@@ -11,7 +11,7 @@ import pytest
 
 from omni_rt.core.timeline import Activity, EndScore
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
-from omni_rt.media.echo import Echo
+from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.hearing import Ears
 from omni_rt.media.playback import DECAY, HOP, Playback, SentSound, fingerprints
 from omni_rt.media.vad import WINDOW, SileroVad
@@ -88,7 +88,7 @@ def test_echo_is_found_before_the_callers_canceller_is_ready(vad: SileroVad) -> 
 
 @pytest.mark.models
 def test_a_delay_that_jumps_is_found_again(vad: SileroVad) -> None:
-    echo = Echo()
+    echo = Echo(PACED_MS)
     sent = reply(18, 6)
     room = Room([(0, 120), (6000, 320), (12_000, 80)], loss=0.02, seed=6)
     microphone = room.microphone(sent, person(seconds=18))
@@ -130,7 +130,7 @@ def test_a_client_that_plays_what_it_was_sent_at_once(vad: SileroVad) -> None:
         pause = np.zeros(3 * OUTPUT_RATE, np.int16)
         sent = np.concatenate([pause, *sentences()[:2], pause, sentences()[3], pause])[-16 * OUTPUT_RATE :]
         microphone = Room([(0, delay)], [(0, -10)], loss=None, seed=9).microphone(sent, person(seconds=16))
-        judged = judge(vad, microphone, queued(sent))
+        judged = judge(vad, microphone, queued(sent), Echo(QUEUED_MS))
         assert turns(judged.plain).interrupted
         assert not turns(judged.speech).interrupted
 
@@ -139,7 +139,7 @@ def test_a_client_that_plays_what_it_was_sent_at_once(vad: SileroVad) -> None:
 
 
 def test_nothing_is_done_while_nothing_is_played() -> None:
-    echo = Echo()
+    echo = Echo(PACED_MS)
     sound = with_noise(np.concatenate([clip("card1").pcm, silence(1)]), 100)
     for at in range(0, len(sound) // WINDOW * WINDOW, WINDOW):
         window = sound[at : at + WINDOW]
@@ -151,7 +151,7 @@ def test_nothing_is_done_while_nothing_is_played() -> None:
 @pytest.mark.models
 def test_without_an_echo_the_microphone_passes_unchanged(vad: SileroVad) -> None:
     """Headphones: somebody speaks over a reply that the microphone does not hear."""
-    echo = Echo()
+    echo = Echo(PACED_MS)
     said = with_noise(person(("lv_0870", 1), seconds=8), 10)
     due = paced(reply(8, 10, pause_s=0.2))
     for at in range(0, len(said) // WINDOW * WINDOW, WINDOW):
@@ -169,7 +169,7 @@ def test_taken_up_the_sound_has_no_gap_and_ends_as_it_came(vad: SileroVad) -> No
     sent = reply(4, 11)
     said = person(("card5", 5), seconds=9)
     microphone = Room([(0, 100)], seed=11).microphone(sent, said)
-    echo = Echo()
+    echo = Echo(PACED_MS)
     due = paced(sent)
     out = []
     for at in range(0, len(microphone) // WINDOW * WINDOW, WINDOW):
@@ -292,7 +292,7 @@ async def test_hearing_counts_only_speech_that_is_not_the_assistants(ears: tuple
         due = paced(sent)
         for at in range(0, len(microphone), 320):
             while due and due[0].at_ms * 16 <= at:
-                hearing.played(due[0].pcm, due.pop(0).stream_ms)
+                hearing.played(due[0].pcm, due.pop(0).stream_ms, paced=True)
             hearing.feed(microphone[at : at + 320])
         await asyncio.wait_for(done.wait(), 60)
         hearing.close()

@@ -55,6 +55,12 @@ BOOK = Tool(
         },
     },
 )
+WHOLE = (
+    "What is the capital of France?",
+    "I would like to know what time it is.",
+    "Turn off the lights in the kitchen.",
+)
+BROKEN_OFF = ("What is the capital of", "I would like to know what", "Turn off the lights in the.")
 LONG_QUESTION = "Tell me a long story about a dragon that lives in a mountain."
 
 Open = Callable[..., Awaitable[tuple[LocalSession, Listener]]]
@@ -564,3 +570,41 @@ async def test_capabilities(engine: LocalEngine) -> None:
 
 def _item(item_id: str, role: str, text: str) -> ContextItem:
     return ContextItem(item_id, role, text)  # type: ignore[arg-type]
+
+
+async def test_a_sentence_that_breaks_off_is_told_from_a_whole_one(open_session: Open) -> None:
+    """However the recogniser ends it, and with no effect on the answer."""
+    endings: dict[str, float] = {}
+    for said in (*WHOLE, *BROKEN_OFF):
+        session, listener = await open_session()
+        session.append_text(said, "user", "said")
+        judged = await collect(session.respond(RespondOptions(1, audio=False, judge_ending=True)))
+        (ending,) = listener.endings
+        assert ending.item_id == "said"
+        endings[said] = ending.probability
+        session.close()
+        other, silent = await open_session()
+        other.append_text(said, "user", "said")
+        plain = await collect(other.respond(RespondOptions(1, audio=False)))
+        assert (plain.text, silent.endings) == (judged.text, [])
+        other.close()
+    assert min(endings[said] for said in WHOLE) > 0.2, endings
+    assert max(endings[said] for said in BROKEN_OFF) < 0.01, endings
+
+
+async def test_speech_is_judged_before_it_is_answered(open_session: Open) -> None:
+    session, listener = await open_session()
+    hear(session, np.concatenate([spoken("What is the capital of France?"), silence(0.3)]))
+    await at_rest(session)
+    session.commit("said")
+    await collect(session.respond(RespondOptions(1, audio=False, judge_ending=True)))
+    assert list(listener.finals) == [ending.item_id for ending in listener.endings] == ["said"]
+    assert listener.endings[0].probability > 0.2
+
+
+async def test_nothing_said_is_not_judged(open_session: Open) -> None:
+    session, listener = await open_session()
+    hear(session, silence(0.5))
+    session.commit("said")
+    await collect(session.respond(RespondOptions(1, audio=False, judge_ending=True)))
+    assert (listener.finals, listener.endings) == ({"said": ""}, [])

@@ -155,6 +155,28 @@ async def test_speculation_is_heard_only_after_the_decision() -> None:
     await stage.session.close("test over")
 
 
+@pytest.mark.parametrize(("ending", "after_ms"), [(0.6, 160), (0.1, 160), (0.00001, 1000), (None, 500)])
+async def test_words_that_may_go_on_keep_the_turn_open(ending: float | None, after_ms: int) -> None:
+    """However complete they sound; words that are not judged in time do not."""
+    stage = await open_stage(speculate_ms=96)
+    stage.ears[0].score, stage.model.ending = 0.9, ending
+    stage.hear(1000, True)
+    await stage.listen(after_ms - 32, False)
+    assert "input_audio_buffer.committed" not in stage.transport.kinds()
+    await stage.listen(540, False)
+    assert "input_audio_buffer.committed" in stage.transport.kinds()
+    await stage.until("response.done")
+    (asked,) = (call[1] for call in stage.model.calls if call[0] == "respond")
+    assert asked.judge_ending
+    await stage.session.close("test over")
+
+
+async def test_what_is_no_guess_is_not_judged(stage: Stage) -> None:
+    await stage.turn()
+    (asked,) = (call[1] for call in stage.model.calls if call[0] == "respond")
+    assert not asked.judge_ending
+
+
 async def test_tool_call_and_its_result(stage: Stage) -> None:
     stage.model.words = []
     stage.model.tool = CallDelta(0, "call_1", "lamp", '{"on":true}')

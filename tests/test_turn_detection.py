@@ -192,15 +192,15 @@ async def _wait_ms(score: float, eagerness: str, **turn: Any) -> int:
 
 async def test_eagerness() -> None:
     """The surer the score that the user has finished, and the eagerer, the shorter the wait; sure is sure for all."""
-    waits = {eager: [await _wait_ms(score, eager) for score in (0.0, 0.2, 0.34, 0.9)] for eager in ("low", "medium")}
-    waits["high"] = [await _wait_ms(score, "high") for score in (0.0, 0.2, 0.34, 0.9)]
+    waits = {eager: [await _wait_ms(score, eager) for score in (0.0, 0.2, 0.34, 0.95)] for eager in ("low", "medium")}
+    waits["high"] = [await _wait_ms(score, "high") for score in (0.0, 0.2, 0.34, 0.95)]
     for unsure in range(3):
         assert waits["low"][unsure] > waits["medium"][unsure] + 2 * LATE_MS
         assert waits["medium"][unsure] > waits["high"][unsure] + 2 * LATE_MS
     for eager in waits.values():
         assert sorted(eager, reverse=True) == eager
-        assert eager[3] <= 128 + LATE_MS
-    assert waits["high"][1] <= waits["low"][2] / 4
+        assert eager[3] <= 160 + LATE_MS
+    assert waits["high"][1] <= waits["low"][2] / 3
     assert [await _wait_ms(score, "auto") for score in (0.0, 0.34)] == [waits["medium"][0], waits["medium"][2]]
 
 

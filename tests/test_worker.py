@@ -55,7 +55,8 @@ async def scenario(engine: Engine) -> list[Any]:
     session = await engine.open("one", SessionSettings(instructions="be brief", voice="tone"), heard)
 
     async def reply(generation: int) -> None:
-        seen.extend([plain(chunk) async for chunk in session.respond(RespondOptions(generation))])
+        options = RespondOptions(generation, judge_ending=generation == 2)
+        seen.extend([plain(chunk) async for chunk in session.respond(options)])
 
     session.append_text("good morning to you", "user", "i1")
     await reply(1)
@@ -125,7 +126,8 @@ async def scenario(engine: Engine) -> list[Any]:
     await reply(9)
     session.close()
     assert (heard.errors, heard.lost) == ([], [])
-    return [*seen, *heard.transcripts]
+    assert len(heard.endings) == 1
+    return [*seen, *heard.transcripts, *heard.endings]
 
 
 async def test_remote_engine_behaves_as_in_process(engine: RemoteEngine) -> None:

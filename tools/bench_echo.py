@@ -23,6 +23,7 @@ from omni_rt.client.speech import load_vad, read_speech
 from omni_rt.core.timeline import WINDOW_MS
 from omni_rt.engine.api import INPUT_RATE, Pcm
 from omni_rt.engine.local.tts import Voice
+from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.vad import WINDOW, SileroVad, VadState
 from tools.bench_heard import SENTENCES
 from tools.echo.room import Room, Sound
@@ -51,7 +52,8 @@ class Bench:
     def alone(self, room: Room, send: Callable[[Pcm], list[Sent]] = paced) -> Judged:
         """Echo and nobody there."""
         reply = replies(self.sentences, self.seconds, np.random.default_rng(room.seed))
-        return judge(self.vad, room.microphone(reply, _nobody(self.seconds)), send(reply))
+        echo = Echo(QUEUED_MS if send is queued else PACED_MS)
+        return judge(self.vad, room.microphone(reply, _nobody(self.seconds)), send(reply), echo)
 
     def both(self, room: Room, db: float) -> tuple[Judged, list[float], Sound]:
         """Somebody speaks over a reply without end: also, when each time in ms, and what Silero makes of that alone."""

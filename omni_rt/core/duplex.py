@@ -172,10 +172,11 @@ class Duplex:
             actions += self._on_signal(signal)
         return actions
 
-    def understood(self, words: Completeness) -> list[Action]:
-        """What is known of the words of the open utterance, whose reply is being prepared."""
+    def understood(self, words: Completeness, *, final: bool = True) -> list[Action]:
+        """What is known of the words of the open utterance, whose reply is being prepared; unless `final`, more will
+        be told."""
         actions: list[Action] = []
-        for signal in self._turns.understood(words) if self._turns and self._utterance_open else []:
+        for signal in self._turns.understood(words, final=final) if self._turns and self._utterance_open else []:
             actions += self._on_signal(signal)
         return actions
 
@@ -399,6 +400,8 @@ class Duplex:
         if self._phase is not ReplyPhase.NONE or self._speculated >= self.policy.speculations:
             return []
         self._speculated += 1
+        if self._turns is not None:
+            self._turns.await_words()
         return [self._start(speculative=True)]
 
     def _settle(self) -> list[Action]:

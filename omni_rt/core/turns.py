@@ -11,7 +11,13 @@ from omni_rt.core.timeline import WINDOW_MS, Activity, EndScore
 # Speech goes on until the probability has fallen this far below the threshold (Silero's own hysteresis).
 RELEASE_MARGIN = 0.15
 # The doubt that a turn is over whose words cannot be all of it.
-_UNFINISHED = 0.7
+_UNFINISHED = 0.9
+# So much of the score's doubt is left where the words can be all of it.
+_WHOLE = 0.6
+# The doubt about a turn whose score is just complete.
+_LEFT = 0.25
+# A silence of this length inside a turn is a pause that the person makes; what is shorter is the sound of speech.
+_PAUSE_MS = 160
 # Less than this is no speech whatever the threshold.
 LEAST = 0.01
 
@@ -20,37 +26,57 @@ LEAST = 0.01
 class TurnPolicy:
     """How turns are found; all times in ms.
 
-    With `fixed_silence_ms` a turn ends after exactly that much silence. Without it the end-of-turn score decides: from
-    `complete_score` on the turn ends as soon as the score is known, below it the wait grows in proportion to the
-    doubt, up to `silence_limit_ms`. What was said changes the score: words that cannot be all of a turn make it
-    doubtful, a short answer complete. The person's own pauses move both ends of the wait (`Patience`).
+    With `fixed_silence_ms` a turn ends after exactly that much silence. Without it the end-of-turn score decides, which
+    is asked for after `check_silence_ms`. From `sure_score` on the turn ends after `least_silence_ms`, or as soon as
+    the score is known; below it the wait grows with the doubt, slowly down to `complete_score`, up to
+    `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a turn give
+    it, words that can be take some of it, a short answer leaves none. The person's own pauses move both ends of the
+    wait (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to
+    `words_ms`, or until something is known of them if the score is sure.
 
-    It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither.
+    It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
+    that may be coming no score ends the turn.
     """
 
     threshold: float
     onset_ms: int
     pre_roll_ms: int
     check_silence_ms: int
+    least_silence_ms: int
     complete_score: float
+    sure_score: float
     silence_limit_ms: int
     fixed_silence_ms: int | None = None
     speculate_ms: int = 0
+    words_ms: int = 0
 
-    def wait_ms(self, score: float | None, words: Completeness, patience: Patience) -> int:
-        """Silence after which the turn is over, given the latest score and what is known of its words."""
+    def wait_ms(
+        self, score: float | None, words: Completeness | None, patience: Patience, *, awaiting_words: bool = False
+    ) -> int:
+        """Silence after which the turn is over, given the latest score and what is known of its words, if anything."""
         if self.fixed_silence_ms is not None:
             return self.fixed_silence_ms
         limit = patience.limit_ms(self.silence_limit_ms)
-        least = patience.least_ms(self.check_silence_ms, limit)
+        least = patience.least_ms(self.least_silence_ms, limit)
         if words == "complete":
-            score = self.complete_score
+            return least
         if score is None:
             return limit
-        doubt = max(0.0, 1 - score / self.complete_score) if self.complete_score else 0.0
+        doubt, sure = self._doubt(score), score >= self.sure_score
         if words == "unfinished":
             doubt = max(doubt, _UNFINISHED)
-        return round(least + doubt * (limit - least))
+        elif words == "whole":
+            doubt = min(doubt, max(_WHOLE * doubt, _LEFT))
+        wait = round(least + doubt * (limit - least))
+        return max(wait, self.words_ms) if awaiting_words and not (sure and words) else wait
+
+    def _doubt(self, score: float) -> float:
+        """1 at score 0, _LEFT at `complete_score`, 0 from `sure_score` on, linear between them."""
+        if score >= self.sure_score or not self.complete_score:
+            return 0.0
+        if score >= self.complete_score:
+            return _LEFT * (self.sure_score - score) / (self.sure_score - self.complete_score)
+        return 1 - (1 - (_LEFT if self.sure_score > self.complete_score else 0.0)) * score / self.complete_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +127,7 @@ class TurnDetector:
         self._run_start_ms = 0
         self._run_ms = 0
         self._score: float | None = None
-        self._words: Completeness = "open"
+        self._words: Completeness | None = None
         self._scored_ms = 0
         self.patience = Patience()
         self._asked_ms: int | None = None
@@ -160,11 +186,16 @@ class TurnDetector:
         self._score, self._scored_ms = score.probability, score.at_ms
         return self._ended()
 
-    def understood(self, words: Completeness) -> list[TurnSignal]:
-        """What is known of the words up to the present pause."""
+    def await_words(self) -> None:
+        """What is known of the words up to the present pause will be told."""
+        self._awaiting_words = True
+
+    def understood(self, words: Completeness, *, final: bool = True) -> list[TurnSignal]:
+        """What is known of the words up to the present pause; unless it is `final`, more will be told."""
         if not self._speaking or not self.silence_ms:
             return []
         self._words = words
+        self._awaiting_words = self._awaiting_words and not final
         return self._ended()
 
     def _listen(self, speech: bool, start_ms: int, length: int) -> None:
@@ -178,7 +209,7 @@ class TurnDetector:
 
     def _take_turn(self) -> SpeechStarted | SpeechResumed:
         resumed, self._speaking = self._speaking, True
-        if resumed and self._run_start_ms - self._speech_end_ms >= self.policy.check_silence_ms:
+        if resumed and self._run_start_ms - self._speech_end_ms >= _PAUSE_MS:
             self.patience.paused(self._run_start_ms - self._speech_end_ms)
         self._speech_end_ms = self._now_ms
         self.speech_ms += self._run_ms
@@ -188,8 +219,8 @@ class TurnDetector:
     def _begin_pause(self) -> None:
         self._run_ms = 0
         self._score = self._asked_ms = None
-        self._words = "open"
-        self._hesitated = False
+        self._words = None
+        self._awaiting_words = self._hesitated = False
 
     def _pausing(self) -> list[TurnSignal]:
         if ended := self._ended():
@@ -198,19 +229,20 @@ class TurnDetector:
         if self.policy.speculate_ms and not self._hesitated and self.silence_ms >= self.policy.speculate_ms:
             self._hesitated = True
             signals.append(Hesitated(self._speech_end_ms))
-        if self.policy.fixed_silence_ms is None and self.silence_ms >= self._next_check_ms():
+        if self._wants_score():
             self._asked_ms = self._now_ms
             signals.append(ScoreWanted(self._now_ms))
         return signals
 
-    def _next_check_ms(self) -> int:
-        """Silence at which to ask next: first at `check_silence_ms`, then each time the pause has doubled."""
-        if self._asked_ms is None:
-            return self.policy.check_silence_ms
-        return 2 * (self._asked_ms - self._speech_end_ms)
+    def _wants_score(self) -> bool:
+        """Once in each pause: the longer the silence, the higher the score, whatever was said."""
+        asked = self.policy.fixed_silence_ms is not None or self._asked_ms is not None
+        return not asked and self.silence_ms >= self.policy.check_silence_ms
 
     def _ended(self) -> list[TurnSignal]:
-        if self.silence_ms < self.policy.wait_ms(self._score, self._words, self.patience):
+        wait_ms = self.policy.wait_ms(self._score, self._words, self.patience, awaiting_words=self._awaiting_words)
+        resuming = self._run_ms > 0 and self.policy.fixed_silence_ms is None
+        if self.silence_ms < wait_ms or resuming:
             return []
         self.patience.turn_ended()
         ended = TurnEnded(self._speech_end_ms, self._now_ms)

@@ -67,7 +67,7 @@ class Capabilities:
     """What an engine can do; whatever is not listed is refused by name at the door.
 
     With `exact_tools` the arguments of every call fit the tool's schema, and a tool whose schema cannot be held to is
-    refused.
+    refused. With `judges_endings` it tells an Ending of what it is to answer, where that is asked for.
     """
 
     name: str
@@ -78,6 +78,7 @@ class Capabilities:
     context_tokens: int
     max_sessions: int
     overhears: bool = False
+    judges_endings: bool = False
     exact_tools: bool = False
 
 
@@ -97,7 +98,8 @@ class RespondOptions:
     """How to make one reply. `generation` numbers it within the session and comes back on every chunk.
 
     None means "as the session's settings say"; `max_tokens` None is the engine's own limit. `tool_choice` is `auto`,
-    `none`, `required` or the name of one tool. Without `audio` no speech is made.
+    `none`, `required` or the name of one tool. Without `audio` no speech is made. With `judge_ending` it is told
+    meanwhile whether the utterance that is answered is whole, by engines that can.
     """
 
     generation: int
@@ -107,6 +109,7 @@ class RespondOptions:
     tool_choice: str = "auto"
     max_tokens: int | None = None
     temperature: float | None = None
+    judge_ending: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +176,15 @@ class Transcript:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How likely the words of a committed utterance, 0 to 1, end a sentence; told with the same words as its final
+    Transcript, after that."""
+
+    item_id: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     call_id: str
     name: str
@@ -207,6 +219,8 @@ class EngineListener(Protocol):
     """What an engine tells unasked. Called on the event loop; must not block."""
 
     def on_transcript(self, transcript: Transcript) -> None: ...
+
+    def on_ending(self, ending: Ending) -> None: ...
 
     def on_error(self, error: EngineError) -> None:
         """A synchronous call failed after it returned (with a remote engine all failures do); the session goes on."""

@@ -26,6 +26,7 @@ from omni_rt.engine.api import (
     Capabilities,
     Chunk,
     ContextItem,
+    Ending,
     Pcm,
     RespondOptions,
     Rgb,
@@ -247,7 +248,25 @@ class Understood:
     transcript: Transcript
 
 
-Event = Started | StartFailed | Pong | Opened | Kept | Meaning | ReplyChunk | CallFailed | CommandFailed | Understood
+@dataclass(frozen=True, slots=True)
+class Judged:
+    session: int
+    ending: Ending
+
+
+Event = (
+    Started
+    | StartFailed
+    | Pong
+    | Opened
+    | Kept
+    | Meaning
+    | ReplyChunk
+    | CallFailed
+    | CommandFailed
+    | Understood
+    | Judged
+)
 Message = Command | Event
 
 

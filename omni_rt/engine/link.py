@@ -37,6 +37,7 @@ from omni_rt.engine.channel import (
     CommandFailed,
     Event,
     Host,
+    Judged,
     KeepHeard,
     Kept,
     Meaning,
@@ -243,6 +244,9 @@ class Link:
             case Understood():
                 if listener := self._listeners.get(event.session):
                     listener.on_transcript(event.transcript)
+            case Judged():
+                if listener := self._listeners.get(event.session):
+                    listener.on_ending(event.ending)
             case Kept() | Meaning():
                 self._settle(event.call, event.text)
             case Opened():

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from omni_rt.config import Settings, cache_dir
 from omni_rt.engine.api import (
+    Ending,
     Engine,
     EngineError,
     EngineLost,
@@ -45,6 +46,7 @@ from omni_rt.engine.channel import (
     Discard,
     Event,
     Host,
+    Judged,
     KeepHeard,
     Kept,
     Meaning,
@@ -115,6 +117,9 @@ class _Hosted:
 
     def on_transcript(self, transcript: Transcript) -> None:
         self.worker.post(Understood(self.key, transcript))
+
+    def on_ending(self, ending: Ending) -> None:
+        self.worker.post(Judged(self.key, ending))
 
     def on_error(self, error: EngineError) -> None:
         self.worker.post(CommandFailed(self.key, error.code, str(error)))

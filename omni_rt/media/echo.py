@@ -1,8 +1,8 @@
 """The assistant's own voice in the microphone: found by its fine structure, taken out before voice activity is judged.
 
 The server knows what it plays but not when it is heard. Each spectrum of the microphone is compared with all that were
-played within the last four seconds: harmonics of one voice agree at one delay again and again, those of another person
-by chance only. At that delay the spectrum that the loudspeaker, the room and the codec leave is expected and
+played within the last second, or four: harmonics of one voice agree at one delay again and again, those of another
+person by chance only. At that delay the spectrum that the loudspeaker, the room and the codec leave is expected and
 subtracted, with a gain for each band that is learnt while the echo is alone. What is left is for voice activity to
 judge, as far as there is anything left.
 """
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from omni_rt.core.timeline import SAMPLES_PER_MS
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo_delay import Delay
 from omni_rt.media.playback import (
@@ -30,7 +31,9 @@ from omni_rt.media.playback import (
 )
 from omni_rt.media.vad import WINDOW
 
-_LAGS = 256
+QUEUED_MS, PACED_MS = 4096, 1024
+"""How late an echo may come of sound that the client queues, and of sound that is sent as it is played."""
+
 _WINDOW = window(FRAME)
 
 # Power of a line of white noise of amplitude 1; what counts as nothing in the microphone and in a reply.
@@ -76,14 +79,16 @@ class Heard:
 
 
 class Echo:
-    """One session's echo; one thread at a time. What comes out depends on the calls and their order only.
+    """One session's echo, at most `longest_ms` late; one thread at a time. What comes out depends on the calls and
+    their order only.
 
     `hear` gives the microphone as it is until an echo was found and while none can be heard, else 16 ms late.
     """
 
-    def __init__(self) -> None:
-        self._played = Playback(_LAGS, _REPLY_LEAST)
-        self._delay = Delay(_LAGS)
+    def __init__(self, longest_ms: int) -> None:
+        self._lags = longest_ms * SAMPLES_PER_MS // HOP
+        self._played = Playback(self._lags, _REPLY_LEAST)
+        self._delay = Delay(self._lags)
         self._noise = _Noise()
         self._gain = _Gain()
         self._at = 0
@@ -138,7 +143,7 @@ class Echo:
     def _idle(self, at: int) -> bool:
         """Nothing that was played can be heard in the window from `at` on."""
         lag = self._delay.lag
-        lags = _LAGS if lag is None else min(_LAGS, lag + _TAIL_HOPS)
+        lags = self._lags if lag is None else min(self._lags, lag + _TAIL_HOPS)
         return self._played.sent.end + lags * HOP <= at
 
     def _count(self, live: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +24,11 @@ Mel = npt.NDArray[np.float32]
 class SmartTurn:
     """The model, shared by all sessions and thread-safe."""
 
-    def __init__(self, model: Path, threads: int | None = None) -> None:
-        """`threads` None takes two where the machine has them: it is asked rarely, and its answer is waited for."""
+    def __init__(self, model: Path) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or min(2, os.cpu_count() or 1)
+        # a second thread gains a sixth and holds up the engine, which is at work then
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        # spinning threads would take the cores from the engine between two questions
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     def score(self, pcm: Pcm) -> float:

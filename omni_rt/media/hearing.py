@@ -13,7 +13,7 @@ import numpy as np
 
 from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EndScore
 from omni_rt.engine.api import Pcm
-from omni_rt.media.echo import Echo
+from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.end_of_turn import SPAN_MS, SmartTurn
 from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
 
@@ -100,11 +100,12 @@ class Hearing:
                 self._skip()
             self._judge_next()
 
-    def played(self, pcm: Pcm, stream_ms: float) -> None:
-        """24 kHz sound of a reply was sent just now; `stream_ms` is its start on the outgoing track."""
+    def played(self, pcm: Pcm, stream_ms: float, paced: bool) -> None:
+        """24 kHz sound of a reply was sent just now; `stream_ms` is its start on the outgoing track. `paced`: it is
+        sent as it is played, not queued by the client."""
         now = self._fed + len(self._rest)
         if self._ears.echo and not self._closed and self._loop.time() - self._fed_at < _DEAF_S:
-            self._echo = self._echo or Echo()
+            self._echo = self._echo or Echo(PACED_MS if paced else QUEUED_MS)
             self._told.append(lambda echo: echo.played(pcm, stream_ms, now))
 
     def stopped(self) -> None:

@@ -139,7 +139,7 @@ class _Commands:
             self._decoder = AudioDecoder(wire.audio.input.format)
         if engine_settings(wire) != engine_settings(before) and session.link.session is not None:
             session.link.session.configure(engine_settings(wire))
-        policy = duplex_policy(wire, session.settings.turn, overhears=session.capabilities.overhears)
+        policy = duplex_policy(wire, session.settings.turn, session.capabilities)
         session.act(session.duplex.set_policy(policy))
         session.events.session("session.updated", wire)
 

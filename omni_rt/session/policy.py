@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omni_rt.config import TurnSettings
 from omni_rt.core.duplex import DuplexPolicy
 from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.turns import TurnPolicy
 from omni_rt.core.window import CHARACTER, ITEM
-from omni_rt.engine.api import SessionSettings
+from omni_rt.engine.api import Capabilities, SessionSettings
 from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import SemanticVad, ServerVad, WireSession, tools_of
 
@@ -39,14 +39,14 @@ _SILENT_USER = (
 )
 
 
-def duplex_policy(session: WireSession, turn: TurnSettings, *, overhears: bool) -> DuplexPolicy:
-    """`turn_detection: null` is push-to-talk. `overhears`: the engine tells the words of what overlaps a reply."""
+def duplex_policy(session: WireSession, turn: TurnSettings, capabilities: Capabilities) -> DuplexPolicy:
+    """`turn_detection: null` is push-to-talk. Words decide as far as the engine tells them."""
     detection = session.audio.input.turn_detection
-    overlap = OverlapPolicy(turn.interrupt_ms, by_words=overhears and turn.by_words, hold_ms=turn.hold_ms)
+    overlap = OverlapPolicy(turn.interrupt_ms, by_words=capabilities.overhears and turn.by_words, hold_ms=turn.hold_ms)
     if detection is None:
         return DuplexPolicy(None, overlap)
     return DuplexPolicy(
-        _turn_policy(detection, turn),
+        replace(_turn_policy(detection, turn), words_ms=turn.words_ms if capabilities.judges_endings else 0),
         overlap,
         duck_ms=turn.duck_ms,
         create_reply=detection.create_response,
@@ -75,7 +75,9 @@ def _turn_policy(detection: ServerVad | SemanticVad, turn: TurnSettings) -> Turn
             onset_ms=turn.onset_ms,
             pre_roll_ms=turn.pre_roll_ms if detection.prefix_padding_ms is None else detection.prefix_padding_ms,
             check_silence_ms=turn.check_silence_ms,
+            least_silence_ms=turn.least_silence_ms,
             complete_score=turn.complete_score,
+            sure_score=turn.sure_score,
             silence_limit_ms=turn.silence_limit_ms,
             fixed_silence_ms=detection.silence_duration_ms,
             speculate_ms=turn.speculate_ms,
@@ -86,7 +88,9 @@ def _turn_policy(detection: ServerVad | SemanticVad, turn: TurnSettings) -> Turn
         onset_ms=turn.onset_ms,
         pre_roll_ms=turn.pre_roll_ms,
         check_silence_ms=turn.check_silence_ms,
+        least_silence_ms=turn.least_silence_ms,
         complete_score=min(0.95, turn.complete_score * eager.certainty),
+        sure_score=turn.sure_score,
         silence_limit_ms=min(eager.longest_ms, round(turn.silence_limit_ms * eager.patience)),
         speculate_ms=turn.speculate_ms,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from omni_rt.core.actions import Action, StopReply
@@ -106,7 +107,7 @@ class Replies:
         """Ask the engine for a reply; with `mark` it is held until `release` or `abandon`. One that is `refused` fails
         without the engine."""
         params = params or ResponseParams()
-        options = params.options(generation, session)
+        options = replace(params.options(generation, session), judge_ending=mark is not None)
         writer = ResponseWriter(self._events, params.over(session), params.metadata, self.conversation_id)
         held: list[Chunk] | None = None if mark is None else []
         reply = Reply(options, writer, moments, mark, held, speed=session.audio.output.speed)

@@ -33,7 +33,7 @@ from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, Timeline
-from omni_rt.engine.api import Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
+from omni_rt.engine.api import Ending, Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
 from omni_rt.realtime.settings import WireSession
@@ -96,7 +96,7 @@ class Session:
         self.conversation = Conversation()
         self.transport: Transport | None = None
         self.events = EventWriter(self._send)
-        self.duplex = Duplex(duplex_policy(wire, settings.turn, overhears=engine.capabilities.overhears))
+        self.duplex = Duplex(duplex_policy(wire, settings.turn, engine.capabilities))
         self.link = EngineLink(
             engine, session_id, self, lambda: engine_settings(self.wire), lambda: self.conversation.context()
         )
@@ -195,7 +195,7 @@ class Session:
         self.inbox.put(raw)
 
     def on_sent(self, sent: SentAudio) -> None:
-        self._hearing.played(sent.pcm, sent.stream_ms)
+        self._hearing.played(sent.pcm, sent.stream_ms, self.transport is not None and self.transport.server_plays)
         self.replies.sent(sent)
 
     def on_heard(self, stream_ms: float) -> None:
@@ -221,10 +221,17 @@ class Session:
             return
         if utterance is not None and transcript.item_id == utterance.item_id:
             utterance.understood = transcript
-            language = engine_settings(self.wire).language
-            self.act(self.duplex.understood(completeness(transcript.text, language)))
+            words = completeness(transcript.text, engine_settings(self.wire).language)
+            more = self.capabilities.judges_endings and bool(transcript.text)
+            self.act(self.duplex.understood(words, final=not more))
             return
         self._transcripts.take(transcript, self.wire.audio.input.transcription is not None)
+
+    def on_ending(self, ending: Ending) -> None:
+        utterance = self._utterance
+        if utterance is not None and utterance.understood is not None and ending.item_id == utterance.item_id:
+            language = engine_settings(self.wire).language
+            self.act(self.duplex.understood(completeness(utterance.understood.text, language, ending.probability)))
 
     def on_error(self, error: EngineError) -> None:
         self.events.error(WireError(error.code, str(error), kind="server_error"))

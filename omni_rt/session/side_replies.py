@@ -13,6 +13,7 @@ from omni_rt.engine.api import (
     CallDelta,
     Chunk,
     ContextItem,
+    Ending,
     Engine,
     EngineError,
     EngineLost,
@@ -40,6 +41,8 @@ class _Listener:
     """What concerns the conversation is told to its own listener."""
 
     def on_transcript(self, transcript: Transcript) -> None: ...
+
+    def on_ending(self, ending: Ending) -> None: ...
 
     def on_error(self, error: EngineError) -> None:
         log.warning("a reply out of band: %s", error)

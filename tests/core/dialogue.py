@@ -46,7 +46,14 @@ POLL_MS = 20
 DUCKED = 0.2
 
 TURNS = TurnPolicy(
-    threshold=0.5, onset_ms=96, pre_roll_ms=300, check_silence_ms=160, complete_score=0.5, silence_limit_ms=1600
+    threshold=0.5,
+    onset_ms=96,
+    pre_roll_ms=300,
+    check_silence_ms=160,
+    least_silence_ms=160,
+    complete_score=0.5,
+    sure_score=0.5,
+    silence_limit_ms=1600,
 )
 SEMANTIC = DuplexPolicy(TURNS, OverlapPolicy(224))
 SERVER_VAD = replace(SEMANTIC, turns=replace(TURNS, fixed_silence_ms=512))

@@ -62,7 +62,7 @@ def test_who_speaks_long_after_the_end_while_the_reply_is_made_was_not_cut_in_on
 @pytest.mark.parametrize(
     ("score", "words", "wait_ms"),
     [
-        (0.9, "unfinished", 1168),
+        (0.9, "unfinished", 1456),
         (0.9, "complete", 160),
         (0.9, "open", 160),
         (0.1, "complete", 160),
@@ -76,7 +76,7 @@ def test_a_phrase_that_goes_on_is_waited_for_and_a_short_answer_is_not(
     assert replace(TURNS, fixed_silence_ms=500).wait_ms(score, words, Patience()) == 500
 
 
-@pytest.mark.parametrize(("words", "ends_ms"), [("complete", 1700), ("unfinished", 2720)])
+@pytest.mark.parametrize(("words", "ends_ms"), [("complete", 1700), ("unfinished", 3008)])
 def test_words_that_come_while_the_reply_is_prepared_end_the_turn_or_keep_it_open(
     words: Completeness, ends_ms: int
 ) -> None:

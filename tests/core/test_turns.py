@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from omni_rt.core.completeness import Completeness
 from omni_rt.core.patience import Patience
 from omni_rt.core.timeline import Activity, EndScore
 from omni_rt.core.turns import (
@@ -69,6 +70,50 @@ def test_the_wait_grows_with_the_doubt(score: float | None, wait: int) -> None:
     assert FIXED.wait_ms(score, "open", Patience()) == 320
 
 
+@pytest.mark.parametrize(
+    ("score", "wait"), [(1.0, 160), (0.9, 160), (0.7, 340), (0.5, 520), (0.25, 1060), (0.0, 1600), (None, 1600)]
+)
+def test_between_complete_and_sure_a_little_doubt_is_left(score: float | None, wait: int) -> None:
+    assert replace(TURNS, sure_score=0.9).wait_ms(score, "open", Patience()) == wait
+
+
+@pytest.mark.parametrize(
+    ("score", "words", "wait"),
+    [
+        (0.95, None, 512), (0.95, "open", 160), (0.95, "unfinished", 1456), (0.95, "whole", 160),
+        (0.7, None, 512), (0.7, "open", 512), (0.7, "whole", 512), (0.7, "complete", 160),
+        (0.0, "open", 1600), (0.0, "whole", 1024), (None, "complete", 160), (None, "whole", 1600),
+    ],
+)  # fmt: skip
+def test_words_that_are_asked_for_are_waited_for(score: float | None, words: Completeness | None, wait: int) -> None:
+    """Until then, unless the score is sure and something is known of them, a turn lasts at least `words_ms`."""
+    policy = replace(TURNS, sure_score=0.9, words_ms=512)
+    assert policy.wait_ms(score, words, Patience(), awaiting_words=True) == wait
+
+
+def test_words_that_are_known_are_not_waited_for() -> None:
+    policy = replace(TURNS, sure_score=0.9, words_ms=512, speculate_ms=96)
+    listener = speaking(policy).hear(5, QUIET)
+    listener.detector.await_words()
+    assert listener.judge(800, 0.7).hear(6, QUIET).take() == [Hesitated(640), ScoreWanted(800)]
+    assert listener.detector.understood("open", final=False) == []
+    assert listener.detector.understood("whole") == [TurnEnded(640, 992)]
+
+
+def test_words_that_never_come_are_waited_for_no_longer() -> None:
+    listener = speaking(replace(TURNS, words_ms=512)).hear(5, QUIET)
+    listener.detector.await_words()
+    assert listener.judge(800, 0.7).hear(20, QUIET).take() == [ScoreWanted(800), TurnEnded(640, 1152)]
+
+
+def test_words_of_an_earlier_pause_are_void() -> None:
+    listener = speaking(replace(TURNS, words_ms=512)).hear(5, QUIET)
+    listener.detector.await_words()
+    listener.hear(3, LOUD)
+    assert listener.detector.understood("complete") == []
+    assert listener.hear(5, QUIET).judge(1056, 0.9).take()[-1] == TurnEnded(896, 1056)
+
+
 def test_every_score_is_sure_when_none_is_asked_for() -> None:
     assert replace(TURNS, complete_score=0.0).wait_ms(0.0, "open", Patience()) == 160
 
@@ -113,24 +158,17 @@ def test_a_sure_score_ends_the_turn_when_it_comes() -> None:
 
 def test_an_unsure_score_waits_in_proportion() -> None:
     listener = speaking().hear(5, QUIET).judge(800, 0.25).hear(30, QUIET)
-    assert listener.take() == [ScoreWanted(800), ScoreWanted(960), ScoreWanted(1280), TurnEnded(640, 1536)]
+    assert listener.take() == [ScoreWanted(800), TurnEnded(640, 1536)]
 
 
 def test_without_a_score_the_limit_ends_the_turn() -> None:
-    signals = speaking().hear(60, QUIET).take()
-    asked = [ScoreWanted(640 + silence) for silence in (160, 320, 640, 1280)]
-    assert signals == [*asked, TurnEnded(640, 2240)]
+    assert speaking().hear(60, QUIET).take() == [ScoreWanted(800), TurnEnded(640, 2240)]
 
 
 def test_a_late_score_of_the_same_pause_counts() -> None:
     listener = speaking().hear(11, QUIET)
-    assert listener.take() == [ScoreWanted(800), ScoreWanted(960)]
+    assert listener.take() == [ScoreWanted(800)]
     assert listener.judge(800, 0.9).take() == [TurnEnded(640, 992)]
-
-
-def test_an_older_score_does_not_replace_a_newer() -> None:
-    listener = speaking().hear(11, QUIET).judge(960, 0.0).judge(800, 0.9)
-    assert listener.take() == [ScoreWanted(800), ScoreWanted(960)]
 
 
 def test_a_score_is_void_once_the_user_went_on() -> None:
@@ -154,6 +192,11 @@ def test_the_user_goes_on_after_a_pause() -> None:
 
 def test_a_click_in_a_pause_does_not_lengthen_it() -> None:
     assert speaking(FIXED).hear(4, QUIET).hear(2, LOUD).hear(10, QUIET).take() == [TurnEnded(640, 960)]
+
+
+def test_no_score_ends_a_turn_while_the_user_may_be_going_on() -> None:
+    listener = speaking().hear(5, QUIET).judge(800, 0.25).hear(22, QUIET).hear(2, LOUD)
+    assert listener.hear(1, LOUD).take() == [ScoreWanted(800), SpeechResumed(1504)]
 
 
 def test_nothing_is_decided_while_the_user_may_be_going_on() -> None:
@@ -216,8 +259,10 @@ def test_signals_come_in_order(stretches: list[tuple[float, int]], policy: TurnP
                     inside = True
                 case TurnEnded(at_ms, decided_ms):
                     assert inside
-                    assert decided_ms - at_ms >= (policy.fixed_silence_ms or policy.check_silence_ms)
-                    assert decided_ms - at_ms < (policy.fixed_silence_ms or policy.silence_limit_ms) + 32
+                    assert decided_ms - at_ms >= (policy.fixed_silence_ms or policy.least_silence_ms)
+                    assert (
+                        decided_ms - at_ms < (policy.fixed_silence_ms or policy.silence_limit_ms + policy.onset_ms) + 32
+                    )
                     inside = False
                 case SpeechResumed(at_ms) | ScoreWanted(at_ms) | Hesitated(at_ms):
                     assert inside

@@ -17,6 +17,7 @@ from omni_rt.engine.api import (
     AudioDelta,
     Chunk,
     ContextItem,
+    Ending,
     EngineError,
     EngineLost,
     Mark,
@@ -76,10 +77,14 @@ def engine() -> Iterator[QwenEngine]:
 @dataclass
 class Listener:
     transcripts: list[Transcript] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
     errors: list[EngineError] = field(default_factory=list)
 
     def on_transcript(self, transcript: Transcript) -> None:
         self.transcripts.append(transcript)
+
+    def on_ending(self, ending: Ending) -> None:
+        self.endings.append(ending)
 
     def on_error(self, error: EngineError) -> None:
         self.errors.append(error)

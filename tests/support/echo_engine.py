@@ -22,6 +22,7 @@ from omni_rt.engine.api import (
     Capabilities,
     Chunk,
     ContextItem,
+    Ending,
     EngineError,
     EngineListener,
     EngineLost,
@@ -134,6 +135,8 @@ class EchoSession(EngineSession):
             raise EngineError("reply_active", f"reply {self.running} is not over; cancel it first")
         self.running = options.generation
         self.cancelled.clear()
+        if options.judge_ending:
+            self.listener.on_ending(Ending("echo", len(self.context) / 100))
         return self._say(options.generation, self.context[-1].split() if self.context else [])
 
     async def _say(self, generation: int, words: list[str]) -> AsyncIterator[Chunk]:
@@ -218,11 +221,15 @@ class Heard:
     """A listener that notes what it is told."""
 
     transcripts: list[Transcript] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
     errors: list[EngineError] = field(default_factory=list)
     lost: list[EngineLost] = field(default_factory=list)
 
     def on_transcript(self, transcript: Transcript) -> None:
         self.transcripts.append(transcript)
+
+    def on_ending(self, ending: Ending) -> None:
+        self.endings.append(ending)
 
     def on_error(self, error: EngineError) -> None:
         self.errors.append(error)

@@ -17,6 +17,7 @@ from omni_rt.engine.api import (
     AudioDelta,
     CallDelta,
     Chunk,
+    Ending,
     EngineError,
     EngineLost,
     EngineSession,
@@ -71,6 +72,7 @@ class Listener:
     def __init__(self) -> None:
         self.partials: list[str] = []
         self.finals: dict[str, str] = {}
+        self.endings: list[Ending] = []
         self.errors: list[EngineError] = []
 
     def on_transcript(self, transcript: Transcript) -> None:
@@ -78,6 +80,9 @@ class Listener:
             self.finals[transcript.item_id] = transcript.text
         else:
             self.partials.append(transcript.text)
+
+    def on_ending(self, ending: Ending) -> None:
+        self.endings.append(ending)
 
     def on_error(self, error: EngineError) -> None:
         self.errors.append(error)

@@ -16,6 +16,7 @@ from omni_rt.engine.api import (
     Capabilities,
     Chunk,
     ContextItem,
+    Ending,
     EngineError,
     EngineListener,
     Mark,
@@ -46,6 +47,7 @@ class ScriptedEngineSession:
         self.go = asyncio.Event()
         self.go.set()
         self.understood = "hello there"
+        self.ending: float | None = None
         self.overheard: list[str | EngineError] = []
         self.cancelled: set[int] = set()
         self.said: dict[int, list[str]] = {}
@@ -84,6 +86,9 @@ class ScriptedEngineSession:
 
     async def respond(self, options: RespondOptions) -> AsyncIterator[Chunk]:
         self.calls.append(("respond", options))
+        if options.judge_ending and self.ending is not None:
+            committed = next(call[1] for call in reversed(self.calls) if call[0] == "commit")
+            self.listener.on_ending(Ending(committed, self.ending))
         generation = options.generation
         said = self.said.setdefault(generation, [])
         for word in self.words:
@@ -139,7 +144,9 @@ class ScriptedEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities("scripted", ("tone", "bell"), ("en",), True, True, 4096, 8, overhears=True)
+        return Capabilities(
+            "scripted", ("tone", "bell"), ("en",), True, True, 4096, 8, overhears=True, judges_endings=True
+        )
 
     async def start(self) -> None: ...
 
@@ -174,7 +181,7 @@ class ScriptedEars:
     def score_end(self, at_ms: int, from_ms: int) -> None:
         asyncio.get_running_loop().call_soon(self._tell, EndScore(at_ms, self.score))
 
-    def played(self, pcm: Pcm, stream_ms: float) -> None:
+    def played(self, pcm: Pcm, stream_ms: float, paced: bool) -> None:
         self.heard_playing.append((stream_ms, len(pcm) / 24))
 
     def stopped(self) -> None:

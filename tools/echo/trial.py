@@ -14,7 +14,7 @@ import numpy as np
 from omni_rt.core.timeline import WINDOW_MS, Activity
 from omni_rt.core.turns import SpeechStarted, TurnDetector, TurnPolicy
 from omni_rt.engine.api import OUTPUT_RATE, Pcm
-from omni_rt.media.echo import Echo
+from omni_rt.media.echo import PACED_MS, Echo
 from omni_rt.media.vad import WINDOW, SileroVad, VadState
 from tools.echo.room import PACKET_MS, Sound
 
@@ -88,7 +88,7 @@ def judge(
     vad: SileroVad, microphone: Pcm, sent: Sequence[Sent], echo: Echo | None = None, plain: bool = True
 ) -> Judged:
     """What hearing would make of it."""
-    echo = echo or Echo()
+    echo = echo or Echo(PACED_MS)
     due = sorted(sent, key=lambda piece: piece.at_ms, reverse=True)
     states = VadState(), VadState()
     rows = []
@@ -116,7 +116,7 @@ class Turns:
 
 def turns(speech: Sound, interrupt_ms: int = 224, yield_ms: int = 200) -> Turns:
     """By the core's own rules with the settings' defaults."""
-    detector = TurnDetector(TurnPolicy(0.5, 96, 300, 128, 0.5, 1600, fixed_silence_ms=1600))
+    detector = TurnDetector(TurnPolicy(0.5, 96, 300, 64, 160, 0.5, 0.93, 1600, fixed_silence_ms=1600))
     opened: list[int] = []
     interrupted: list[int] = []
     for index, probability in enumerate(speech):

@@ -26,6 +26,7 @@ from omni_rt.engine.api import (
     OUTPUT_RATE,
     AudioDelta,
     Chunk,
+    Ending,
     EngineError,
     EngineLost,
     Mark,
@@ -45,8 +46,10 @@ POLICY = DuplexPolicy(
         threshold=0.5,
         onset_ms=96,
         pre_roll_ms=300,
-        check_silence_ms=128,
+        check_silence_ms=64,
+        least_silence_ms=160,
         complete_score=0.5,
+        sure_score=0.93,
         silence_limit_ms=1600,
         speculate_ms=128,
     ),
@@ -199,6 +202,8 @@ class Call:
     # -- what the engine tells
 
     def on_transcript(self, transcript: Transcript) -> None: ...
+
+    def on_ending(self, ending: Ending) -> None: ...
 
     def on_error(self, error: EngineError) -> None:
         self.errors.append(error)

@@ -9,19 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncGenerator, Iterator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx
 
 from omni_rt.engine.api import EngineError
+
+T = TypeVar("T")
 
 # Tokens that are evaluated in one go; others wait so long, a cancelled prefill runs on so long.
 PREFILL_TOKENS = 16
@@ -29,8 +35,24 @@ _BATCH = 64
 # Shortest stretch of tokens that is moved within the cache when tokens before it are dropped.
 _MOVED_TOKENS = 16
 
+# How much the chat model, which takes all cores, yields to what hears, speaks and judges beside it (Unix "nice").
+_YIELDING = 5
 # Threads of OpenMP that wait for work beside others give the core away after so many turns.
 _SPIN = "10000"
+
+
+# Of so many likeliest next tokens the probability is asked.
+_LIKELIEST = 64
+_STOPS = (".", "?", "!", "…", "。", "？", "！")
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A prompt is in the cache; `evaluated` of its tokens were not. `ending` is the probability that a sentence ends
+    with it, if that was asked for."""
+
+    evaluated: int
+    ending: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +102,7 @@ class ChatModel:
         """Raises EngineError."""
         key = secrets.token_hex(16)
         try:
-            self._server = await asyncio.to_thread(self._load, key)
+            self._server = await _in_own_thread(partial(self._load, key))
         except RuntimeError as error:
             raise EngineError(
                 "chat_model_failed",
@@ -111,20 +133,25 @@ class ChatModel:
         tokens: list[int] = answer["tokens"]
         return tokens
 
-    async def prefill(self, slot: int, prompt: Sequence[int], *, move: bool = False) -> int:
-        """Make `prompt` the slot's cache; returns how many tokens were evaluated.
+    async def prefill(
+        self, slot: int, prompt: Sequence[int], *, move: bool = False, judge: Sequence[int] | None = None
+    ) -> Read:
+        """Make `prompt` the slot's cache.
 
-        With `move`, tokens behind a stretch that was dropped from the prompt keep what was computed for them.
+        With `move`, tokens behind a stretch that was dropped from the prompt keep what was computed for them. With
+        `judge`, tokens that end a turn, it is told how likely one of these or a sentence's last mark comes next.
         """
         request = {
             **_slot(slot, prompt),
-            "n_predict": 0,
+            "n_predict": 0 if judge is None else 1,
+            "n_probs": 0 if judge is None else _LIKELIEST,
+            "temperature": 0.0,
             "n_cache_reuse": _MOVED_TOKENS if move else 0,
-            "response_fields": ["timings"],
+            "response_fields": ["timings", "completion_probabilities"],
         }
         answer = await self._post("/completion", request)
-        evaluated: int = answer["timings"]["prompt_n"]
-        return evaluated
+        ending = None if judge is None else _ending(answer["completion_probabilities"][0]["top_logprobs"], judge)
+        return Read(answer["timings"]["prompt_n"], ending)
 
     async def write(
         self, slot: int, prompt: Sequence[int], sampling: Sampling
@@ -178,6 +205,9 @@ class ChatModel:
         return answer.json()
 
     def _load(self, key: str) -> Any:
+        """In a thread of its own: the model's threads inherit how much it yields to others."""
+        with contextlib.suppress(AttributeError, OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _YIELDING)
         # read by the OpenMP that comes with llama.cpp when it is loaded
         os.environ.setdefault("GOMP_SPINCOUNT", _SPIN)
         import xllamacpp
@@ -208,8 +238,22 @@ class ChatModel:
         self._server = None
 
 
+async def _in_own_thread(work: Callable[[], T]) -> T:
+    with ThreadPoolExecutor(1, "chat-model") as thread:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
 def _slot(slot: int, prompt: Sequence[int]) -> dict[str, Any]:
     return {"id_slot": slot, "prompt": list(prompt), "cache_prompt": True}
+
+
+def _ending(likeliest: Sequence[dict[str, Any]], ends: Sequence[int]) -> float:
+    """Probability of what ends a sentence or a turn."""
+    return sum(
+        math.exp(token["logprob"])
+        for token in likeliest
+        if token["id"] in ends or token["token"].lstrip().startswith(_STOPS)
+    )
 
 
 @contextlib.contextmanager

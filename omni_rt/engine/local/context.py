@@ -16,13 +16,14 @@ Tokenise = Callable[[str], Awaitable[list[int]]]
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Token ids that set turns apart in ChatML."""
+    """Token ids that set turns apart in ChatML, and those of marks that a sentence may end with."""
 
     system: tuple[int, ...]
     user: tuple[int, ...]
     assistant: tuple[int, ...]
     end: tuple[int, ...]
     newline: tuple[int, ...]
+    punctuation: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -93,6 +94,13 @@ class Context:
         """The tokens that `turn` begins with, without its end."""
         await self._complete(turn)
         return [*self._opening(turn), *turn.ids]
+
+    async def unended(self, turn: Turn) -> list[int]:
+        """The tokens up to the last word of `turn`, without the marks that follow it."""
+        ids = [*await self.ids(until=turn), *await self.opened(turn)]
+        while ids[-1] in self.marks.punctuation:
+            ids.pop()
+        return ids
 
     def leave(self, tokens: int) -> bool:
         """Let the oldest exchanges go that make up `tokens` tokens; returns whether any went.

@@ -47,6 +47,7 @@ class LocalEngine:
             context_tokens=self._settings.local.context_tokens,
             max_sessions=self._settings.server.max_sessions,
             overhears=True,
+            judges_endings=True,
             exact_tools=True,
         )
 

@@ -37,6 +37,10 @@ def user_text(scene: str, text: str) -> str:
     return f"[{scene}]\n{text}" if scene else text
 
 
+# What the recogniser puts after the last word.
+_PUNCTUATION = (".", "?", "!", ",", ";", ":", "-", "...", "…")
+
+
 async def read_marks(chat: ChatModel) -> Marks:
     """Raises EngineError when the model does not know ChatML."""
 
@@ -53,4 +57,5 @@ async def read_marks(chat: ChatModel) -> Marks:
         assistant=await marks("<|im_start|>assistant\n"),
         end=await marks("<|im_end|>\n"),
         newline=await marks("\n"),
+        punctuation=frozenset([token for mark in _PUNCTUATION for token in await marks(mark)]),
     )

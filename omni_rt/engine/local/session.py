@@ -23,6 +23,7 @@ from omni_rt.engine.api import (
     SessionSettings,
     Transcript,
 )
+from omni_rt.engine.local.chat import PREFILL_TOKENS
 from omni_rt.engine.local.context import Context, Turn
 from omni_rt.engine.local.ears import Ears, Place
 from omni_rt.engine.local.eyes import check_picture
@@ -41,6 +42,8 @@ log = logging.getLogger(__name__)
 
 _KEPT_MARKS = 16
 _KEPT_REPLIES = 32
+# Tokens that are read at once while somebody speaks, who may stop at any moment and is to be answered then.
+_PREFILL_SPEAKING = 4
 # Tokens that the next turn of the user may take before the context counts as full.
 _USER_TOKENS = 256
 
@@ -71,7 +74,7 @@ class LocalSession:
         self._on_close = on_close
         self._settings = settings
         self._context = Context(parts.marks, parts.chat.tokenise)
-        self._writer = Writer(parts, slot, self._context)
+        self._writer = Writer(parts, slot, self._context, listener.on_ending)
         self._marks: OrderedDict[int, _Remembered] = OrderedDict()
         self._serial = 0
         self._turns: dict[Utterance, Turn] = {}
@@ -375,29 +378,34 @@ class LocalSession:
         """Whether there may be more to do."""
         if self._ears.utterance is None and not self._turns:
             await self._writer.make_room(_USER_TOKENS + self._parts.settings.max_reply_tokens)
-        expected = await self._expected()
+        expected, _ = await self._expected()
         if len(expected) >= self._parts.chat.context_tokens or not self._slot.missing(expected):
             return False
         async with self._parts.priorities.turn(Work.PREFILL), self._slot.lock:
-            expected = await self._expected()
+            expected, judge = await self._expected()
             if self._reply is None and self._slot.missing(expected):
-                evaluated = await self._slot.advance(expected)
+                ends = self._context.marks.end if judge else None
+                most = _PREFILL_SPEAKING if self._ears.utterance is not None else PREFILL_TOKENS
+                evaluated = await self._slot.advance(expected, most, judge=ends)
                 if self._reply is not None:
                     self._reply.evaluated_tokens += evaluated
         return True
 
-    async def _expected(self) -> list[int]:
-        """The prompt of the next reply, as far as it can be told."""
+    async def _expected(self) -> tuple[list[int], bool]:
+        """The prompt of the next reply, as far as it can be told; and whether it breaks off where its ending is to be
+        judged, after the words of what may be a whole utterance."""
         context = self._context
         utterance = self._ears.utterance or next(iter(self._turns), None)
         scene = self._sight.scene if self._sight is not None else ""
         if utterance is not None and utterance.latest is not None and utterance.complete:
             turn = Turn("user", pending=user_text(scene, utterance.latest.text))
+            if utterance.latest.text and self._slot.missing(words := await context.unended(turn)):
+                return words, True
             ids = [*await context.ids(turn), *context.marks.assistant]
         elif utterance is None and (shown := context.shown()) and shown[-1].role in ("user", "tool"):
             ids = [*await context.ids(), *context.marks.assistant]
         else:
-            words = " ".join(utterance.stable) if utterance is not None else ""
-            turn = Turn("user", pending=user_text(scene, words))
-            return [*await context.ids(), *await context.opened(turn)]
-        return ids[:-1]  # the last token is read again anyway, to choose the next one
+            stable = " ".join(utterance.stable) if utterance is not None else ""
+            turn = Turn("user", pending=user_text(scene, stable))
+            return [*await context.ids(), *await context.opened(turn)], False
+        return ids[:-1], False  # the last token is read again anyway, to choose the next one

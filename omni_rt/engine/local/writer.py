@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 
 from omni_rt.core.stop_phrases import is_stop_phrase
-from omni_rt.engine.api import EngineError, SessionSettings, Tool
+from omni_rt.engine.api import Ending, EngineError, SessionSettings, Tool
 from omni_rt.engine.local.chat import PREFILL_TOKENS, Begun, Piece, Sampling, Written
 from omni_rt.engine.local.clauses import ClauseCutter
 from omni_rt.engine.local.context import Context, Turn
@@ -29,10 +29,12 @@ _KEPT_SHARE = 0.5
 
 
 class Writer:
-    """`settings` are the session's; who owns the session keeps them up to date."""
+    """`settings` are the session's; who owns the session keeps them up to date. `on_ending` is told of what is answered
+    where a reply asks for it."""
 
-    def __init__(self, parts: Parts, slot: Slot, context: Context) -> None:
+    def __init__(self, parts: Parts, slot: Slot, context: Context, on_ending: Callable[[Ending], None]) -> None:
         self.settings = SessionSettings()
+        self._on_ending = on_ending
         self._parts = parts
         self._slot = slot
         self._context = context
@@ -46,7 +48,10 @@ class Writer:
         speaker = _Speaker(self._parts, self.settings.voice, reply)
         try:
             with self._parts.priorities.reply():
+                judged = not reply.options.judge_ending or await self._tell_ending(reply)
                 async with self._slot.lock:
+                    if not judged:
+                        await self._judge_ending(reply)
                     end = await self._write(reply, speaker)
             await speaker.finish()
         finally:
@@ -105,6 +110,25 @@ class Writer:
         if reader.unfinished and end.reason == "stop":
             raise EngineError("bad_tool", "the model began a tool call that fits none of the tools' schemas")
         return end
+
+    async def _tell_ending(self, reply: Reply) -> bool:
+        """Tell how likely the user's last words are all of a sentence, if that is known or cannot be."""
+        last = self._context.before(reply.turn)
+        if last is None or last.role != "user" or not last.said:
+            return True
+        probability = self._slot.ending(await self._context.unended(last))
+        if probability is not None:
+            self._on_ending(Ending(last.item_id, probability))
+        return probability is not None
+
+    async def _judge_ending(self, reply: Reply) -> None:
+        """Find it out on the way to the whole prompt."""
+        await self.make_room(self._parts.settings.max_reply_tokens)
+        while not await self._tell_ending(reply):
+            words = await self._context.unended(self._context.shown(until=reply.turn)[-1])
+            if len(words) >= self._parts.chat.context_tokens:
+                return
+            reply.evaluated_tokens += await self._slot.advance(words, judge=self._context.marks.end)
 
     async def _check(self, tools: Sequence[Tool], prompt: list[int]) -> None:
         """Raises EngineError for a tool whose schema cannot be enforced: the grammar engine does not say so, it lets
