@@ -66,6 +66,9 @@ _HELD, _HELD_LONG = 5.0, 9.0
 _HELD_HOPS = 320
 _BEGUN, _REST = 20, 30
 
+# Hops of replies that nothing was heard of, after which no echo is expected.
+_UNHEARD = 40
+
 # Unexplained sound, in hops, for which the echo may have moved, by so many hops; and the quiet before the next.
 _DOUBT, _MOVED, _DOUBT_AGAIN = 16, 10, 20
 
@@ -95,7 +98,7 @@ class Echo:
         self._before = np.zeros(HOP, np.float32)
         self._tail = np.zeros(HOP, np.float32)
         self._left = 0.0
-        self._playing = self._rest = self._begun = 0
+        self._playing = self._rest = self._begun = self._unheard = 0
         self._calm = self._doubted = 0
         self._listening = self._suppressing = False
 
@@ -127,8 +130,10 @@ class Echo:
             self._played.clear()
         sound = np.concatenate([self._before, window.astype(np.float32)])
         spectra, power = powers(frames_of(sound) * _WINDOW)
-        self._count(self._played.advance(at))
+        live = self._played.advance(at)
+        self._count(live)
         expected = self._expect(power)
+        self._doubt_echo(live)
         if self._delay.lag is None:
             self._suppressing = False
             pcm = window
@@ -160,10 +165,22 @@ class Echo:
         """Too little was heard to tell the echo's delay, or its loudness."""
         delay = self._delay
         if delay.lag is None:
-            return self._playing < _HELD_HOPS and delay.heard < (_HELD_LONG if delay.suspects else _HELD)
+            return (
+                not delay.unlikely
+                and self._playing < _HELD_HOPS
+                and delay.heard < (_HELD_LONG if delay.suspects else _HELD)
+            )
         if self._gain.learnt < _FAST_HOPS // 2 and delay.agrees:
             return True
         return self._begun < delay.lag + _BEGUN and delay.heard < _HELD
+
+    def _doubt_echo(self, live: bool) -> None:
+        """Who hears nothing of a reply for so long has headphones, or a canceller that works."""
+        if self._delay.lag is not None:
+            self._unheard = 0
+        elif live and not self._delay.hearing:
+            self._unheard += 2
+        self._delay.unlikely = self._unheard >= _UNHEARD
 
     def _expect(self, power: Real) -> Real:
         """The echo's power in both hops of a window, with a margin; learns by the way."""
