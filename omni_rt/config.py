@@ -178,7 +178,7 @@ class TurnSettings(Section):
     by_words: bool = Field(
         True, description="let the words of speech over a reply decide what it is, with engines that can tell them"
     )
-    hold_ms: int = Field(160, ge=64, le=2000, description="speech over a reply that holds it until that is decided")
+    hold_ms: int = Field(96, ge=64, le=2000, description="speech over a reply that holds it until that is decided")
     duck_ms: int = Field(32, ge=32, le=500, description="sound over a reply, perhaps speech, that makes it softer")
     duck_gain: float = Field(0.2, ge=0.0, le=1.0, description="loudness of the reply while an overlap is judged")
 

@@ -69,8 +69,20 @@ def test_a_backchannel_is_kept_out_and_the_reply_goes_on_where_it_was(length_ms:
 
 def test_a_cough_longer_than_an_interruption_was_keeps_the_reply() -> None:
     d = after_the_question(Sound(2816, 3200, "cough"))
+    assert [a for _, a in rest(d)] == [Duck(), Hold(), Unduck(), FinishReply(1)]
+    assert d.heard(1) == ALL
+
+
+def test_a_long_cough_is_played_over_softly_once_no_words_were_found_twice() -> None:
+    d = after_the_question(Sound(2816, 3712, "cough"))
     assert [a for _, a in rest(d)] == [Duck(), Hold(), Duck(), Unduck(), FinishReply(1)]
     assert d.heard(1) == ALL
+
+
+def test_words_that_are_understood_late_find_the_reply_still_held() -> None:
+    d = after_the_question(Sound(2816, 4000, "what?"), overhear=told(clear_ms=500))
+    assert [a for _, a in rest(d)][:3] == [Duck(), Hold(), StopReply(1, "turn_detected", 2816)]
+    assert d.left(1)[-1][1] <= 3000
 
 
 def test_noise_that_does_not_end_is_played_over_softly() -> None:
