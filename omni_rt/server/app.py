@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -141,6 +142,9 @@ async def _serve(settings: Settings) -> int:
     http = uvicorn.Server(config)
     try:
         await server.start()
+        # else a full collection looks at all that was loaded, and holds the event loop for some 30 ms
+        gc.collect()
+        gc.freeze()
         log.info("ready: http://%s:%d", settings.server.host, settings.server.port)
         await http.serve()
     except (EngineError, ModelMissing) as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from omni_rt.config import ServerSettings
 from omni_rt.realtime.errors import WireError
 from omni_rt.server.door import Grant
+from omni_rt.server.freed import give_back
 from omni_rt.server.limits import end_in_time
 from omni_rt.session.session import Session
 
@@ -61,3 +62,5 @@ class Places:
         await session.ended.wait()
         del self._sessions[session.id], self._grants[session.id]
         self._on_change(len(self._sessions))
+        if not self._sessions:
+            await asyncio.to_thread(give_back)

@@ -220,6 +220,8 @@ class Session:
                 self.events.transcript_delta(utterance.item_id, delta)
             return
         if utterance is not None and transcript.item_id == utterance.item_id:
+            if utterance.held_ms is None:
+                return  # of a reply that was given up: the person has gone on
             utterance.understood = transcript
             words = completeness(transcript.text, engine_settings(self.wire).language)
             more = self.capabilities.judges_endings and bool(transcript.text)
@@ -229,7 +231,9 @@ class Session:
 
     def on_ending(self, ending: Ending) -> None:
         utterance = self._utterance
-        if utterance is not None and utterance.understood is not None and ending.item_id == utterance.item_id:
+        if utterance is None or utterance.held_ms is None or ending.item_id != utterance.item_id:
+            return
+        if utterance.understood is not None:
             language = engine_settings(self.wire).language
             self.act(self.duplex.understood(completeness(utterance.understood.text, language, ending.probability)))
 

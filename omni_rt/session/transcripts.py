@@ -14,11 +14,13 @@ class Transcripts:
     def __init__(self, conversation: Conversation, events: EventWriter) -> None:
         self._conversation = conversation
         self._events = events
+        self._told: set[str] = set()
 
     def take(self, transcript: Transcript, wanted: bool) -> None:
-        """A final one; a client that wants none hears only why there is none."""
-        if transcript.item_id not in self._conversation:
+        """A final one, the first of its item; a client that wants none hears only why there is none."""
+        if transcript.item_id not in self._conversation or transcript.item_id in self._told:
             return
+        self._told.add(transcript.item_id)
         if transcript.error:
             error = WireError("transcription_failed", transcript.error, kind="server_error")
             if wanted:

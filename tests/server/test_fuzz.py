@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +16,7 @@ import pytest
 from tests.support import hostile_offers
 from tests.support.clients import SocketPeer, empty, sessions, socket_peer
 from tests.support.echo_engine import ECHO
+from tests.support.health import resident, tasks, worker
 from tests.support.hostile_events import Generator, Hostile
 from tests.support.server import RunningServer, running_server
 
@@ -37,26 +37,6 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     limit = f"server.max_event_bytes={EVENT_LIMIT}"
     with running_server(tmp_path_factory.mktemp("fuzz"), limit, factory=ECHO) as running:
         yield running
-
-
-async def _tasks(server: RunningServer) -> int:
-    async with httpx.AsyncClient() as http:
-        text = (await http.get(f"{server.url}/metrics")).text
-    return int(float(next(line for line in text.splitlines() if line.startswith("omni_tasks ")).split()[1]))
-
-
-async def _worker(server: RunningServer) -> int:
-    async with httpx.AsyncClient() as http:
-        state = (await http.get(f"{server.url}/readyz")).json()
-    assert (state["status"], state["worker_restarts"]) == ("ready", 0)
-    pid: int = state["worker_pid"]
-    return pid
-
-
-def _resident(pid: int) -> int:
-    """Bytes of main memory that a process has."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS:")).split()[1]) * 1024
 
 
 class Bystander:
@@ -85,12 +65,12 @@ async def undisturbed(server: RunningServer) -> AsyncIterator[Bystander]:
         await peer.wait("session.created")
         bystander = Bystander(peer)
         await bystander.goes_on()
-        before = await _tasks(server)
+        before = await tasks(server)
         yield bystander
         await bystander.goes_on()
         bystander.knows_nothing_of("hostile")
         async with asyncio.timeout(20):
-            while await sessions(server) > 1 or await _tasks(server) > before:
+            while await sessions(server) > 1 or await tasks(server) > before:
                 await asyncio.sleep(0.1)
     log = server.log.read_text(errors="replace")
     # uvicorn tells of a frame that is no UTF-8 that way.
@@ -142,17 +122,17 @@ async def _one_session(server: RunningServer, hostile: Generator, number: int) -
 async def test_events(target: RunningServer) -> None:
     hostile = Generator(20_26, EVENT_LIMIT)
     async with undisturbed(target) as bystander:
-        pids = target.process.pid, await _worker(target)
-        resident: list[list[int]] = []
+        pids = target.process.pid, await worker(target)
+        memory: list[list[int]] = []
         for sessions_wanted in (WARM_UP // PER_SESSION, EVENTS // PER_SESSION):
             for number in range(sessions_wanted):
                 await _one_session(target, hostile, number)
                 await bystander.goes_on()
                 while await sessions(target) > 1:
                     await asyncio.sleep(0.02)
-            resident.append([_resident(pid) for pid in pids])
-        assert (target.process.pid, await _worker(target)) == pids
-    growth = [after - before for before, after in zip(*resident, strict=True)]
+            memory.append([resident(pid) for pid in pids])
+        assert (target.process.pid, await worker(target)) == pids
+    growth = [after - before for before, after in zip(*memory, strict=True)]
     print("grown by", growth)
     assert max(growth) < MOST_GROWTH
 
@@ -162,7 +142,7 @@ async def test_offers(target: RunningServer) -> None:
     bodies = hostile_offers.Generator(20_27, await hostile_offers.real_offer())
     statuses: Counter[int] = Counter()
     async with undisturbed(target) as bystander, httpx.AsyncClient(base_url=target.url, timeout=20) as http:
-        resident = 0
+        before = 0
         for number, body in enumerate(bodies.take(OFFERS)):
             answer = await http.post(
                 "/v1/realtime/calls", content=body.content, headers={"Content-Type": body.kind} if body.kind else {}
@@ -181,7 +161,7 @@ async def test_offers(target: RunningServer) -> None:
             if number % (OFFERS // 10) == 0:
                 await bystander.goes_on()
             if number == OFFERS // 2:
-                resident = _resident(target.process.pid)
-        assert _resident(target.process.pid) - resident < MOST_GROWTH
+                before = resident(target.process.pid)
+        assert resident(target.process.pid) - before < MOST_GROWTH
     assert statuses[201] > OFFERS // 20, statuses
     assert statuses[400] > OFFERS // 3, statuses
