@@ -21,9 +21,9 @@ class OverlapPolicy:
 
     With `by_words` the reply is held after `hold_ms` of speech. The words are asked for after `sure_ms` of speech or
     when it is over, and again with every `again_ms` more; when none were found twice it is noise, and the reply goes on
-    softly. Speech of `limit_ms` is an interruption unless no words were
-    found in it. When the words of something that is over are not known after `patience_ms` of silence, its length
-    decides, more leniently: it must have been twice as long.
+    softly. Speech of `limit_ms` is an interruption unless no words were found in it. When the words of something that
+    is over are not known after `patience_ms` of silence, its length decides, more leniently: it must have been twice as
+    long.
     """
 
     interrupt_ms: int

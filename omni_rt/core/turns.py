@@ -29,10 +29,10 @@ class TurnPolicy:
     With `fixed_silence_ms` a turn ends after exactly that much silence. Without it the end-of-turn score decides, which
     is asked for after `check_silence_ms`. From `sure_score` on the turn ends after `least_silence_ms`, or as soon as
     the score is known; below it the wait grows with the doubt, slowly down to `complete_score`, up to
-    `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a turn give
-    it, words that can be take some of it, a short answer leaves none. The person's own pauses move both ends of the
-    wait (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to
-    `words_ms`, or until something is known of them if the score is sure.
+    `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a turn give it, words that can be
+    take some of it, a short answer leaves none. The person's own pauses move both ends of the wait (`Patience`). While
+    the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`, or until something is
+    known of them if the score is sure.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.
@@ -128,6 +128,7 @@ class TurnDetector:
         self._run_ms = 0
         self._score: float | None = None
         self._words: Completeness | None = None
+        self._awaiting_words = False
         self._scored_ms = 0
         self.patience = Patience()
         self._asked_ms: int | None = None

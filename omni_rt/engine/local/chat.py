@@ -27,7 +27,7 @@ import httpx
 
 from omni_rt.engine.api import EngineError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 # Tokens that are evaluated in one go; others wait so long, a cancelled prefill runs on so long.
 PREFILL_TOKENS = 16
@@ -39,7 +39,6 @@ _MOVED_TOKENS = 16
 _YIELDING = 5
 # Threads of OpenMP that wait for work beside others give the core away after so many turns.
 _SPIN = "10000"
-
 
 # Of so many likeliest next tokens the probability is asked.
 _LIKELIEST = 64
@@ -238,7 +237,7 @@ class ChatModel:
         self._server = None
 
 
-async def _in_own_thread(work: Callable[[], T]) -> T:
+async def _in_own_thread(work: Callable[[], _T]) -> _T:
     with ThreadPoolExecutor(1, "chat-model") as thread:
         return await asyncio.get_running_loop().run_in_executor(thread, work)
 
