@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from omni_rt.config import ServerSettings
 from omni_rt.realtime.errors import WireError
 from omni_rt.server.door import Grant
-from omni_rt.server.freed import give_back
 from omni_rt.server.limits import end_in_time
+from omni_rt.server.memory import give_back
 from omni_rt.session.session import Session
 
 

@@ -106,7 +106,7 @@ class Session:
         self._transcripts = Transcripts(self.conversation, self.events)
         self._room = Room(self.conversation, engine.capabilities.context_tokens, settings.server.max_items)
         self.side_replies = SideReplies(engine, session_id, self.events)
-        self._overhearing = Overhearing(self.link, lambda: engine_settings(self.wire).language, self._on_overheard)
+        self._overhearing = Overhearing(self.link, lambda: self._language, self._on_overheard)
         self._turn: Moments | None = None
         self.asked: tuple[ResponseParams, str | None] | None = None
         self._timeline = Timeline()
@@ -223,7 +223,7 @@ class Session:
             if utterance.held_ms is None:
                 return  # of a reply that was given up: the person has gone on
             utterance.understood = transcript
-            words = completeness(transcript.text, engine_settings(self.wire).language)
+            words = completeness(transcript.text, self._language)
             more = self.capabilities.judges_endings and bool(transcript.text)
             self.act(self.duplex.understood(words, final=not more))
             return
@@ -234,8 +234,8 @@ class Session:
         if utterance is None or utterance.held_ms is None or ending.item_id != utterance.item_id:
             return
         if utterance.understood is not None:
-            language = engine_settings(self.wire).language
-            self.act(self.duplex.understood(completeness(utterance.understood.text, language, ending.probability)))
+            words = completeness(utterance.understood.text, self._language, ending.probability)
+            self.act(self.duplex.understood(words))
 
     def on_error(self, error: EngineError) -> None:
         self.events.error(WireError(error.code, str(error), kind="server_error"))
@@ -410,6 +410,10 @@ class Session:
         message = f"An utterance may last {limit} s (server.max_buffered_audio_s); this one was {what}. Pause sooner."
         self.events.error(WireError("utterance_too_long", message))
         self.act(self.duplex.commit_by_client(self.now_ms) if found else self.duplex.clear_by_client())
+
+    @property
+    def _language(self) -> str:
+        return engine_settings(self.wire).language
 
     def _wall(self, at_ms: int) -> float:
         """Server monotonic ms of a place on the timeline."""
