@@ -113,7 +113,7 @@ def captured(backend: Backend, pool: KVPool, bucket: Bucket, spans: list[Span]) 
     """As the fast machine does it; the memory holds rubbish where nothing of this pass stands."""
     device = pool.keys.device
     memory = PassMemory(pool, most=128, sequences=16, fields=("token",), device=device, tables=backend.tables)
-    memory._numbers.fill_(0x7F7F7F7F)
+    memory.numbers.fill_(0x7F7F7F7F)
     rows = sum(span.rows for span in spans)
     memory.write(bucket, spans, np.zeros((3, rows), np.float32), {"token": range(rows)})
     return backend.captured(pool, bucket, memory.view(bucket))

@@ -1,7 +1,7 @@
 """The machine on kernels and CUDA graphs: requests of many sessions are one graph of a size that was captured before.
 
-Everything a step needs is copied to the device at once and what it gives is copied back at once; within a step the
-host does not wait.
+Everything a step needs is taken to the device at once and what it gives is taken back at once; within a step the host
+does not wait.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_talker import FastTalker, Heard
 from omni_rt.engine.qwen3_omni.graphs import Graphs
 from omni_rt.engine.qwen3_omni.kernels.choose import Wanted, choose
+from omni_rt.engine.qwen3_omni.kernels.fetch import fetch
 from omni_rt.engine.qwen3_omni.kernels.vector import empty, product
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.layers import numbers
 from omni_rt.engine.qwen3_omni.machine import TOKEN_SETS, all_or_nothing, suppressed, thinker_params
 from omni_rt.engine.qwen3_omni.model import Omni
-from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, Numbers, PassMemory, upload_into
+from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, PassMemory, upload_into
 from omni_rt.engine.qwen3_omni.quantised import Quantised
 from omni_rt.engine.qwen3_omni.requests import Choice, Chunk, Frame, Line, Read, Request, Result
 from omni_rt.engine.qwen3_omni.sampler import (
@@ -41,6 +42,7 @@ from omni_rt.engine.qwen3_omni.sampler import (
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ROWS = (16, 32, 64, 128, 256, 512)
 _WANTED = ("temperature", "greedy", "uniform", "allowed")
+_FLOATS = ("temperature", "uniform")
 
 
 class FastMachine:
@@ -88,21 +90,24 @@ class FastMachine:
             most=most,
             sequences=max(batches),
             fields=("token", "given", *_WANTED),
+            floats=_FLOATS,
             device=device,
             tables=backend.tables,
+            staged=True,
         )
         for bucket in (*self._buckets[0], *self._buckets[1]):
             self._graphs.add(("read", bucket), partial(self._read_step, bucket))
 
         self._choosing = torch.zeros(max(batches), width, device=device, dtype=dtype)
         self._choice = torch.zeros(len(_WANTED) * max(batches), device=device, dtype=torch.int32)
-        self._tokens = torch.zeros(max(batches), device=device, dtype=torch.int64)
-        self._tokens_host = torch.zeros(max(batches), dtype=torch.int64, pin_memory=device.type == "cuda")
+        # the GPU writes there itself
+        self._tokens = torch.zeros(max(batches), dtype=torch.int64, pin_memory=device.type == "cuda")
         self._chosen: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         masks = suppressed(vocab)
         self._banned = torch.stack([masks[name] for name in TOKEN_SETS]).to(device)
         for batch in self._batches:
-            wanted = self._choice[: len(_WANTED) * batch].view(len(_WANTED), batch).unbind()
+            of = zip(_WANTED, self._choice[: len(_WANTED) * batch].view(len(_WANTED), batch), strict=True)
+            wanted = [each.view(torch.float32) if name in _FLOATS else each for name, each in of]
             self._graphs.add(("choose", batch), partial(self._choose_step, self._choosing[:batch], wanted))
         self._talker: FastTalker | None = None
         if omni.talker is not None and talker_pool is not None:
@@ -211,14 +216,11 @@ class FastMachine:
                 choosing = passing
             else:
                 self._choose([hidden[n] for n in choosing], [reads[n].choice for n in choosing])
-            self._tokens_host.copy_(self._tokens, non_blocking=True)
-            if self._chosen is not None:
-                self._chosen.record()
         if heard and self._talker is not None:  # meanwhile the tokens are on their way to the host
             self._listen(heard)
         if choosing and self._chosen is not None:
             self._chosen.synchronize()
-        for n, token in zip(choosing, self._tokens_host.tolist(), strict=False):
+        for n, token in zip(choosing, self._tokens.tolist(), strict=False):
             if reads[n].choice is not None:
                 results[n] = token
         taken += zip(chunks, last, strict=True)
@@ -273,20 +275,24 @@ class FastMachine:
         rows = len(chunks)
         bucket = next(bucket for bucket in self._buckets[0] if bucket.rows >= rows)
         positions = [chunk.positions for chunk in chunks]
-        fields = dict(zip(_WANTED, _packed(choices, rows), strict=True))
         self._memory.write(
             bucket,
             [Span(chunk.cache, 1) for chunk in chunks],
             np.concatenate(positions, axis=1) if rows > 1 else positions[0],
-            {"token": [token for chunk in chunks for token in chunk.ids], **fields},
+            {"token": [token for chunk in chunks for token in chunk.ids], **_wanted(choices, rows)},
         )
         self._graphs.run(("read", bucket))
+        self._memory.launched()
+        if self._chosen is not None:
+            self._chosen.record()
         for chunk in chunks:
             chunk.cache.commit(1)
         return list(self._hidden[:rows].clone())
 
     def _read_step(self, bucket: Bucket) -> None:
         n = bucket.rows
+        if (staged := self._memory.staging(bucket)) is not None:
+            fetch(staged[0], self._memory.numbers, staged[1])
         given = self._memory.view(bucket)
         embedded = self._embed.index_select(0, given.fields["token"])
         if bucket.block == 1:
@@ -321,20 +327,23 @@ class FastMachine:
         count = len(hidden)
         batch = next(size for size in self._batches if size >= count)
         torch.stack(list(hidden), out=self._choosing[:count])
-        upload_into(self._choice, _packed(choices, batch).ravel())
+        packed = np.zeros((len(_WANTED), batch), np.int32)
+        for row, (name, values) in zip(packed, _wanted(choices, batch).items(), strict=True):
+            (row.view(np.float32) if name in _FLOATS else row)[:] = values
+        upload_into(self._choice, packed.ravel())
         self._graphs.run(("choose", batch))
+        if self._chosen is not None:
+            self._chosen.record()
 
     def _choose_step(self, hidden: Tensor, wanted: Sequence[Tensor]) -> None:
-        """Leaves a token for each row; `wanted` is int32, each as the numbers of `_packed`."""
+        """Leaves a token for each row; `wanted` are those of `_WANTED`."""
         batch, head = len(hidden), for_one(self._head)
         if batch == 1 and isinstance(head, Quantised):
             logits = product(hidden, head, out=empty(hidden, len(head)))
         else:
             logits = torch.nn.functional.linear(hidden, for_many(self._head))
         tail = 1 - THINKER.top_p if THINKER.top_p < 1 else -1.0
-        temperature, greedy, uniform, allowed = wanted
-        each = Wanted(temperature.view(torch.float32), greedy, uniform.view(torch.float32), allowed)
-        choose(logits, each, self._banned, self._tokens[:batch], top_k=THINKER.top_k, tail=tail)
+        choose(logits, Wanted(*wanted), self._banned, self._tokens[:batch], top_k=THINKER.top_k, tail=tail)
 
     # -- speaking
 
@@ -354,14 +363,19 @@ class FastMachine:
         return results
 
 
-def _packed(choices: Sequence[Choice | None], rows: int) -> Numbers:
-    """`_WANTED` of a pass of so many rows [4, rows], floats as their bits; rows without a choice draw at 1.0."""
-    packed = np.zeros((len(_WANTED), rows), np.int32)
-    floats = packed.view(np.float32)
-    floats[0] = 1.0
+def _wanted(choices: Sequence[Choice | None], rows: int) -> dict[str, list[float]]:
+    """`_WANTED` of a pass of so many rows; rows without a choice draw at 1.0."""
+    wanted: dict[str, list[float]] = {
+        "temperature": [1.0] * rows,
+        "greedy": [0] * rows,
+        "uniform": [0.0] * rows,
+        "allowed": [0] * rows,
+    }
     for n, choice in enumerate(choices):
         if choice is not None:
-            params = thinker_params(choice)
-            floats[0, n], floats[2, n] = params.temperature or 1.0, choice.uniform
-            packed[1, n], packed[3, n] = params.temperature == 0, TOKEN_SETS.index(choice.allowed)
-    return packed
+            temperature = thinker_params(choice).temperature
+            wanted["temperature"][n] = temperature or 1.0
+            wanted["greedy"][n] = temperature == 0
+            wanted["uniform"][n] = choice.uniform
+            wanted["allowed"][n] = TOKEN_SETS.index(choice.allowed)
+    return wanted

@@ -20,6 +20,7 @@ from omni_rt.engine.qwen3_omni.fast_decoder import FastDecoder
 from omni_rt.engine.qwen3_omni.fast_predictor import FastPredictor, draws
 from omni_rt.engine.qwen3_omni.graphs import Graphs
 from omni_rt.engine.qwen3_omni.kernels.draw import draw
+from omni_rt.engine.qwen3_omni.kernels.fetch import fetch
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 from omni_rt.engine.qwen3_omni.model import Omni
 from omni_rt.engine.qwen3_omni.passes import BLOCK, Bucket, PassMemory, to_host
@@ -106,9 +107,10 @@ class FastTalker:
         self._out = torch.zeros(most, code2wav.samples_per_frame + 1, dtype=torch.int16, device=device)
         self._out_host = torch.zeros(self._out.shape, dtype=torch.int16, pin_memory=device.type == "cuda")
         self._tail = torch.zeros(1, code2wav.lookahead, dtype=torch.int16, device=device)
-        fields = ("kind", "token", "first", "slot", *(f"uniform{n}" for n in range(_GROUPS)))
+        uniforms = [f"uniform{n}" for n in range(_GROUPS)]
+        fields = ("kind", "token", "first", "slot", *uniforms)
         room: dict[str, Any] = {"sequences": most, "device": device, "tables": backend.tables}
-        self._frame_memory = PassMemory(pool, most=most, fields=fields, **room)
+        self._frame_memory = PassMemory(pool, most=most, fields=fields, floats=uniforms, staged=True, **room)
         self._listen_buckets = [Bucket(n, BLOCK, most) for n in rows]
         self._listen_memory = PassMemory(pool, most=max(rows), fields=("kind", "source"), **room)
         for bucket in self._listen_buckets:
@@ -197,21 +199,21 @@ class FastTalker:
         count = len(frames)
         batch = next(size for size in self._batches if size >= count)
         bucket = Bucket(batch, 1, batch)
-        fields = {
-            "kind": np.array([0 if f.token is not None else 1 if f.over == "eos" else 2 for f in frames], np.int32),
-            "token": np.array([f.token or 0 for f in frames], np.int32),
-            "first": np.array([f.line.frames == 0 for f in frames], np.int32),
-            "slot": np.full(batch, self._scratch, np.int32),
+        fields: dict[str, list[float]] = {
+            "kind": [0 if f.token is not None else 1 if f.over == "eos" else 2 for f in frames],
+            "token": [f.token or 0 for f in frames],
+            "first": [f.line.frames == 0 for f in frames],
+            "slot": [*(_slot_of(f.line) for f in frames), *[self._scratch] * (batch - count)],
         }
-        fields["slot"][:count] = [_slot_of(frame.line) for frame in frames]
-        uniform = torch.stack([frame.uniform for frame in frames]).numpy().astype(np.float32).view(np.int32)
-        fields |= {f"uniform{n}": uniform[:, n] for n in range(_GROUPS)}
+        uniform = zip(*(frame.uniform.tolist() for frame in frames), strict=True)
+        fields |= {f"uniform{n}": list(of) for n, of in enumerate(uniform)}
         lines = [frame.line for frame in frames]
         # the row of frame k lies k rows behind the prefix
         steps = [_steps(line.position + PREFIX_ROWS + line.frames, 1) for line in lines]
         spans = [Span(line.cache, 1) for line in lines]
         self._frame_memory.write(bucket, spans, np.concatenate(steps, axis=1), fields)
         self._graphs.run(("talk", batch))
+        self._frame_memory.launched()
         self._graphs.run(("sound", batch))
         out = to_host(self._out[:count], self._out_host[:count]).numpy()
         made: list[Made] = []
@@ -240,17 +242,19 @@ class FastTalker:
         self, batch: int, talking: SamplingParams, predicting: SamplingParams
     ) -> tuple[Callable[[], None], Callable[[], None]]:
         bucket = Bucket(batch, 1, batch)
-        given = self._frame_memory.view(bucket)
+        given, staged = self._frame_memory.view(bucket), self._frame_memory.staging(bucket)
         talker = self._talker
         kind, token, first, slot = (given.fields[name] for name in ("kind", "token", "first", "slot"))
         # the sixteen fields lie behind one another
         start = given.fields["uniform0"]
-        uniform = torch.as_strided(start.view(torch.float32), (batch, _GROUPS), (1, batch), start.storage_offset())
+        uniform = torch.as_strided(start, (batch, _GROUPS), (1, batch), start.storage_offset())
         codes = self._codes[:batch]
         rows, residuals = draws(talking, batch, self._device), draws(predicting, batch, self._device)
         bos = talker.model.codec_embedding.weight[talker.codec.bos].float()
 
         def talk() -> None:
+            if staged is not None:
+                fetch(staged[0], self._frame_memory.numbers, staged[1])
             text = talker.text_projection(self._embed.index_select(0, token))
             over = self._over.index_select(0, (kind - 1).clamp(min=0))
             text = torch.where((kind == 0)[:, None], text, over).float()

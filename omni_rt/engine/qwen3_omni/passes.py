@@ -6,8 +6,10 @@ All numbers of a pass (token ids, positions, slots, pages, ...) are one array th
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from omni_rt.engine.qwen3_omni.attention import Span
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 
 Numbers = NDArray[np.int32]
+Given = Sequence[float] | NDArray[np.int32]
 BLOCK = 8
 """Rows of one sequence that are attended together where a sequence has several."""
 
@@ -74,8 +77,8 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A bucket's view of the memory: positions float32 [3, rows], slots int32 [rows], and each named field int32
-    [rows]."""
+    """A bucket's view of the memory: positions float32 [3, rows], slots int32 [rows], and each named field
+    [rows], int32 or float32 as the memory says."""
 
     positions: Tensor
     slots: Tensor
@@ -86,7 +89,9 @@ class Pass:
 
 class PassMemory:
     """For passes of up to `most` rows of up to `sequences` sequences over one pool. Rows beyond those given are none:
-    they write to the pool's spare page and see nothing. `tables`: whether the passes hold `Tables`."""
+    they write to the pool's spare page and see nothing. `floats` are those of the `fields` that are float32; `tables`:
+    whether the passes hold `Tables`. `staged`: passes of single rows are left in memory of the host, from which a step
+    takes them (`staging`)."""
 
     def __init__(
         self,
@@ -96,30 +101,61 @@ class PassMemory:
         sequences: int,
         fields: Sequence[str],
         device: torch.device,
+        floats: Sequence[str] = (),
         tables: bool = False,
+        staged: bool = False,
     ) -> None:
         self.pool = pool
         self._fields = tuple(fields)
+        self._floats = frozenset(floats)
         self._device = device
         self._tables = tables
         self._room = 2 * pool.pages + sequences
         largest = Bucket(most, BLOCK, sequences)
         most_blocks = max(largest.blocks, most)
         size = (len(fields) + 5) * most + 4 * most_blocks + sum(self._table_sizes(sequences)) + self._room
-        self._numbers = torch.zeros(size, dtype=torch.int32, device=device)
+        self.numbers = torch.zeros(size, dtype=torch.int32, device=device)
+        self._head_formats: dict[int, struct.Struct] = {}
+        host = torch.zeros(size, dtype=torch.int32, pin_memory=staged and device.type == "cuda")
+        self._host: NDArray[np.int32] = host.numpy()
+        self._staging = host if staged and not tables else None
+        self._launched: Any = None
+        if self._staging is not None and device.type == "cuda":
+            self._launched = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def staging(self, bucket: Bucket) -> tuple[Tensor, int] | None:
+        """Where `write` leaves a pass of this size, and how many numbers a step first has to take to `numbers`; None
+        where `write` takes them there itself."""
+        if self._staging is None or bucket.block > 1:
+            return None
+        pages = min(self._room, bucket.rows * self.pool.most_pages)
+        return self._staging, self._format(bucket.rows).size // 4 + pages
+
+    def launched(self) -> None:
+        """A step that takes what was written is under way: the next `write` waits until it has run."""
+        if self._launched is not None:
+            self._launched.record()
+
+    def wait(self) -> None:
+        """Until all steps have run that were `launched`."""
+        if self._launched is not None:
+            self._launched.synchronize()
 
     def view(self, bucket: Bucket) -> Pass:
         n, b, s = bucket.rows, bucket.blocks, bucket.sequences
         sizes = [n] * len(self._fields) + [n, n, 3 * n, b, b, b, b, *self._table_sizes(s)]
         *fields, slots, lengths, positions, first, counts, begins, starts, rows, keys, table, pages = torch.split(
-            self._numbers, [*sizes, len(self._numbers) - sum(sizes)]
+            self.numbers, [*sizes, len(self.numbers) - sum(sizes)]
         )
         return Pass(
             positions=positions.view(torch.float32).view(3, n),
             slots=slots,
             reading=Reading(lengths, first, counts, begins, starts, pages),
             tables=Tables(rows, keys, table.view(s, self.pool.most_pages)) if self._tables else None,
-            fields=dict(zip(self._fields, fields, strict=True)),
+            fields={
+                name: field.view(torch.float32) if name in self._floats else field
+                for name, field in zip(self._fields, fields, strict=True)
+            },
         )
 
     def write(
@@ -127,7 +163,7 @@ class PassMemory:
         bucket: Bucket,
         spans: Sequence[Span],
         positions: NDArray[np.float32],
-        fields: Mapping[str, Sequence[int] | NDArray[np.int32]],
+        fields: Mapping[str, Given],
     ) -> None:
         """Rows of `spans` whose room is reserved; positions [3, n]; fields that are not given are 0. Raises EngineError
         `busy` when the pages that the sequences share are too many."""
@@ -140,7 +176,8 @@ class PassMemory:
         head = np.zeros((len(self._fields) + 5) * n + 4 * b + sum(tables), np.int32)
         for number, name in enumerate(self._fields):
             given = fields.get(name, ())
-            head[number * n : number * n + len(given)] = given
+            own = head[number * n : number * n + len(given)]
+            (own.view(np.float32) if name in self._floats else own)[:] = given
         at = len(self._fields) * n
         slots, lengths = head[at : at + n], head[at + n : at + 2 * n]
         places = head[at + 2 * n : at + 5 * n].view(np.float32).reshape(3, n)
@@ -154,26 +191,26 @@ class PassMemory:
             cache, count = span.cache, span.rows
             slots[row : row + count] = cache.slots(count)
             lengths[row : row + count] = np.arange(cache.length + 1, cache.length + count + 1)
-            own = slice(block, block - (-count // bucket.block))
+            blocks = slice(block, block - (-count // bucket.block))
             offsets = np.arange(0, count, bucket.block)
-            first[own] = row + offsets
-            counts[own] = np.minimum(bucket.block, count - offsets)
-            begins[own] = cache.length + 1 + offsets
-            starts[own] = page
+            first[blocks] = row + offsets
+            counts[blocks] = np.minimum(bucket.block, count - offsets)
+            begins[blocks] = cache.length + 1 + offsets
+            starts[blocks] = page
             used = np.asarray(cache.pages, np.int32)
             pages.append(used)
-            row, block, page = row + count, own.stop, page + len(used)
+            row, block, page = row + count, blocks.stop, page + len(used)
         self._check(page)
         if self._tables:
             _tabulate(bucket, spans, pages, np.split(head[at + 4 * b :], np.cumsum(tables[:-1])))
-        upload_into(self._numbers, np.concatenate([head, *pages]))
+        upload_into(self.numbers, np.concatenate([head, *pages]))
 
     def _write_tokens(
         self,
         n: int,
         spans: Sequence[Span],
         positions: NDArray[np.float32],
-        fields: Mapping[str, Sequence[int] | NDArray[np.int32]],
+        fields: Mapping[str, Given],
     ) -> None:
         """The same for spans of one row each: this is on the way of every token and every frame, and for a few numbers
         lists take a fraction of the time of arrays."""
@@ -182,7 +219,7 @@ class PassMemory:
         pages = [page for cache in caches for page in cache.pages]
         self._check(len(pages))
         none = [0] * (n - count)
-        head: list[int] = []
+        head: list[float] = []
         for name in self._fields:
             given = fields.get(name, ())
             head += given.tolist() if isinstance(given, np.ndarray) else given
@@ -191,16 +228,27 @@ class PassMemory:
         head += [cache.slot for cache in caches]
         head += [self.pool.spare] * (n - count)
         head += [*lengths, *none]
-        at = len(head)
-        head += [0] * (3 * n)
+        for axis in positions.tolist():
+            head += [*axis, *none]
         head += [*range(count), *none, *[1] * count, *none, *lengths, *none]
         start = 0
         for cache in caches:
             head.append(start)
             start += len(cache.pages)
-        values = np.array([*head, *none, *pages], np.int32)
-        values[at : at + 3 * n].view(np.float32).reshape(3, n)[:, :count] = positions
-        upload_into(self._numbers, values)
+        form = self._format(n)
+        self.wait()
+        form.pack_into(self._host.data, 0, *head, *none)
+        at = form.size // 4
+        self._host[at : at + len(pages)] = pages
+        if self._staging is None:
+            upload_into(self.numbers, self._host[: at + len(pages)].copy())
+
+    def _format(self, n: int) -> struct.Struct:
+        """Of all numbers before the pages, in a pass of `n` single rows."""
+        if n not in self._head_formats:
+            fields = "".join(f"{n}{'f' if name in self._floats else 'i'}" for name in self._fields)
+            self._head_formats[n] = struct.Struct(f"={fields}{2 * n}i{3 * n}f{4 * n}i")
+        return self._head_formats[n]
 
     def _check(self, pages: int) -> None:
         if pages > self._room:
