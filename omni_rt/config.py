@@ -157,7 +157,7 @@ class TurnSettings(Section):
     pre_roll_ms: int = Field(300, ge=0, le=2000, description="audio kept from before the onset")
     check_silence_ms: int = Field(64, ge=64, le=2000, description="silence after which the end of turn is judged")
     least_silence_ms: int = Field(160, ge=64, le=2000, description="silence before which no turn ends")
-    speculate_ms: int = Field(96, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
+    speculate_ms: int = Field(64, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
     complete_score: float = Field(
         0.5,
         ge=0.0,
@@ -179,7 +179,9 @@ class TurnSettings(Section):
         True, description="let the words of speech over a reply decide what it is, with engines that can tell them"
     )
     hold_ms: int = Field(96, ge=64, le=2000, description="speech over a reply that holds it until that is decided")
-    duck_ms: int = Field(32, ge=32, le=500, description="sound over a reply, perhaps speech, that makes it softer")
+    duck_threshold: float = Field(
+        0.15, ge=0.01, le=0.95, description="speech probability of a sound over a reply that makes it softer"
+    )
     duck_gain: float = Field(0.2, ge=0.0, le=1.0, description="loudness of the reply while an overlap is judged")
 
 

@@ -49,8 +49,8 @@ class DuplexPolicy:
     """`turns` None is push-to-talk: only the client opens and closes turns. Times in ms.
 
     `overlap` says what of the speech over a reply is an interruption. What is none is an answer if it came within the
-    last `answer_ms` of the reply. After `duck_ms` of sound that may be speech the reply is ducked, else at its onset.
-    An utterance has `speculations` held replies at most. `idle_ms` after a reply was heard, if nobody has spoken since,
+    last `answer_ms` of the reply. The reply is ducked by a window that is speech with a probability of `duck_threshold`,
+    without one at the onset. An utterance has `speculations` held replies at most. `idle_ms` after a reply was heard, if nobody has spoken since,
     another is made; None: never.
     """
 
@@ -58,7 +58,7 @@ class DuplexPolicy:
     overlap: OverlapPolicy
     create_reply: bool = True
     interrupt_reply: bool = True
-    duck_ms: int | None = None
+    duck_threshold: float | None = None
     answer_ms: int = 500
     speculations: int = 3
     idle_ms: int | None = None
@@ -162,7 +162,7 @@ class Duplex:
         if self._overlap is not None:
             actions += self._judge_overlap(self._overlap, self._turns)
         else:
-            actions += self._duck_early(self._turns)
+            actions += self._duck_early(self._turns, window.speech)
         return actions or self._judge_idleness(self._turns)
 
     def score(self, score: EndScore) -> list[Action]:
@@ -323,12 +323,13 @@ class Duplex:
 
     # -- inside: speech over a reply
 
-    def _duck_early(self, turns: TurnDetector) -> list[Action]:
+    def _duck_early(self, turns: TurnDetector, speech: float) -> list[Action]:
         """Before it is known whether it is speech."""
-        may = self.policy.duck_ms is not None and self.policy.interrupt_reply and self.reply_active
-        if may and not self._utterance_open and turns.doubtful_ms >= (self.policy.duck_ms or 0):
+        least = self.policy.duck_threshold
+        doubtful = least is not None and (speech >= least or turns.doubtful_ms > 0)
+        if doubtful and self.policy.interrupt_reply and self.reply_active and not self._utterance_open:
             return self._duck()
-        return [] if turns.doubtful_ms else self._unduck()
+        return [] if doubtful else self._unduck()
 
     def _judge_overlap(self, overlap: Overlap, turns: TurnDetector) -> list[Action]:
         actions, verdict = overlap.step(turns.speech_ms, turns.silence_ms, turns.speech_end_ms, turns.now_ms)

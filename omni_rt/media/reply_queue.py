@@ -105,7 +105,7 @@ class ReplyQueue:
         self._starved = False
 
     def set_gain(self, gain: float) -> None:
-        """Loudness from 0 to 1, reached over the next frame."""
+        """Loudness from 0 to 1: softer within 5 ms, louder over the next frame."""
         self._target = min(1.0, max(0.0, gain))
 
     @property
@@ -152,6 +152,8 @@ class ReplyQueue:
     def _scaled(self, pcm: Pcm) -> Pcm:
         if self._gain == self._target == 1.0:
             return pcm
-        ramp = np.linspace(self._gain, self._target, len(pcm), dtype=np.float32)
+        ramp = np.full(len(pcm), self._target, np.float32)
+        turning = len(pcm) if self._target > self._gain else min(_FADE, len(pcm))
+        ramp[:turning] = np.linspace(self._gain, self._target, turning, dtype=np.float32)
         self._gain = self._target
         return (pcm * ramp).astype(np.int16)

@@ -48,7 +48,7 @@ def duplex_policy(session: WireSession, turn: TurnSettings, capabilities: Capabi
     return DuplexPolicy(
         replace(_turn_policy(detection, turn), words_ms=turn.words_ms if capabilities.judges_endings else 0),
         overlap,
-        duck_ms=turn.duck_ms,
+        duck_threshold=turn.duck_threshold,
         create_reply=detection.create_response,
         interrupt_reply=detection.interrupt_response,
         idle_ms=_idle_ms(detection),

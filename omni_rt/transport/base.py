@@ -67,7 +67,7 @@ class Transport(Protocol):
         """No more audio of this reply will come; what is queued plays out."""
 
     def set_gain(self, gain: float) -> None:
-        """Scale what is sent from now on, 0 to 1, ramped over one packet (ducking)."""
+        """Scale what is sent from now on, 0 to 1, without a click (ducking)."""
 
     def hold(self, on: bool) -> None:
         """Send no audio of replies while on, and lose none; then go on where it stood."""

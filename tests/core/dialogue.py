@@ -58,7 +58,7 @@ TURNS = TurnPolicy(
 SEMANTIC = DuplexPolicy(TURNS, OverlapPolicy(224))
 SERVER_VAD = replace(SEMANTIC, turns=replace(TURNS, fixed_silence_ms=512))
 SPECULATIVE = replace(SEMANTIC, turns=replace(TURNS, speculate_ms=96))
-BY_WORDS = replace(SEMANTIC, overlap=OverlapPolicy(224, by_words=True), duck_ms=32)
+BY_WORDS = replace(SEMANTIC, overlap=OverlapPolicy(224, by_words=True), duck_threshold=0.15)
 PUSH_TO_TALK = DuplexPolicy(None, OverlapPolicy(224))
 
 Deed = (

@@ -65,7 +65,7 @@ FINDING = st.sampled_from(
         replace(SPECULATIVE, interrupt_reply=False),
         replace(SEMANTIC, turns=replace(TURNS, fixed_silence_ms=96, pre_roll_ms=1000)),
         BY_WORDS,
-        replace(BY_WORDS, turns=SPECULATIVE.turns, duck_ms=None),
+        replace(BY_WORDS, turns=SPECULATIVE.turns, duck_threshold=None),
         replace(BY_WORDS, turns=replace(TURNS, fixed_silence_ms=96, pre_roll_ms=1000)),
     ]
 )
