@@ -49,9 +49,9 @@ class DuplexPolicy:
     """`turns` None is push-to-talk: only the client opens and closes turns. Times in ms.
 
     `overlap` says what of the speech over a reply is an interruption. What is none is an answer if it came within the
-    last `answer_ms` of the reply. The reply is ducked by a window that is speech with a probability of `duck_threshold`,
-    without one at the onset. An utterance has `speculations` held replies at most. `idle_ms` after a reply was heard, if nobody has spoken since,
-    another is made; None: never.
+    last `answer_ms` of the reply. A window that is speech with a probability of `duck_threshold` ducks the reply,
+    without one its onset does. An utterance has `speculations` held replies at most. `idle_ms` after a reply was heard,
+    if nobody has spoken since, another is made; None: never.
     """
 
     turns: TurnPolicy | None
