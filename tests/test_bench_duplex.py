@@ -392,8 +392,30 @@ def test_what_keeps_the_reply_and_what_does_not() -> None:
     assert (found["backchannel_kept_recorded"].n, found["backchannel_kept_recorded"].value) == (2, 0.5)
     assert found["backchannel_skipped"].value == 1
     assert found["resume_words_off"].p50 == 3
-    assert found["resume_exact"].value == 0
     assert "cough_kept" not in found
+
+
+@pytest.mark.parametrize(("lost", "repeated"), [(0, 0), (10, 0), (25, 0), (0, 10)])
+def test_where_a_held_reply_goes_on(lost: int, repeated: int) -> None:
+    """Ducked, held for half a second in the middle of a word, and let go on some packets too late, or too early."""
+    rng = np.random.default_rng(2)
+    loudness = np.repeat(np.tile([*rng.uniform(0.4, 1.0, 12), 0, 0, 0], 8), PACKET)
+    voice = (loudness * rng.normal(0, 3000, len(loudness))).astype(np.int16)
+    parts = np.split(voice, [35 * PACKET, 40 * PACKET])
+    parts[1] = (parts[1] * 0.2).astype(np.int16)
+    rest = np.split(voice, [(40 + lost) * PACKET])[1]
+    held = [*parts[:2], np.zeros(25 * PACKET, np.int16), rest]
+    if repeated:
+        held.insert(3, voice[(40 + lost - repeated) * PACKET : (40 + lost) * PACKET])
+    sound = np.concatenate(held)
+    made = Made("backchannel")
+    made.reply(0.5, 1.0, 1.0 + len(sound) / OUTPUT_RATE, sound=sound)
+    made.say("backchannel", 1.7, 1.9, over=True)
+    found = rows(made.analysed(speak=lambda _: voice))
+    # packets of a pause do not count: three of fifteen are
+    assert found["resume_lost"].p50 == pytest.approx(20 * lost * 0.8, abs=41)
+    assert found["resume_repeated"].p50 == pytest.approx(20 * repeated * 0.8, abs=41)
+    assert found["resume_exact"].value == (lost == repeated == 0)
 
 
 def test_a_reply_that_the_client_ends_was_not_stopped_by_what_was_said() -> None:

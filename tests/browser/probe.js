@@ -4,6 +4,7 @@
 //   pcm(a, b)  what the loudspeaker got between two such times: 24 kHz mono int16, base64
 //   peers      the peer connections
 //   scriptMicrophone(), say(wav)   a microphone that is silent until it is told what to say
+//   leak(db, ms)                   from now on it also hears the loudspeaker, so much fainter and later
 {
   const RATE = 24000;
   const probe = (window.probe = { events: [], peers: [], send: null });
@@ -28,7 +29,10 @@
     }
   });`;
 
+  let voice = null;
+
   async function record(track) {
+    voice = track;
     const context = new AudioContext({ sampleRate: RATE });
     const module = URL.createObjectURL(new Blob([WORKLET], { type: "text/javascript" }));
     await context.audioWorklet.addModule(module);
@@ -122,6 +126,12 @@
       source.connect(out);
       source.start();
       await new Promise((resolve) => (source.onended = resolve));
+    };
+    probe.leak = async (db, ms) => {
+      await context.resume();
+      const delay = new DelayNode(context, { delayTime: ms / 1000 });
+      const fainter = new GainNode(context, { gain: 10 ** (db / 20) });
+      context.createMediaStreamSource(new MediaStream([voice])).connect(delay).connect(fainter).connect(out);
     };
   };
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from omni_rt.engine.api import OUTPUT_RATE, Pcm
+from tools.duplex.continuity import Continuity, continuity
 from tools.duplex.gain import gains
 from tools.duplex.heard_words import heard_text_error, transcript, words_off
 from tools.duplex.outcomes import OverlapOutcome, TurnOutcome, overlap_outcomes, turn_outcomes
@@ -24,14 +25,16 @@ _WORDS_MATTER = ("wait", "backchannel", "cough", "interruption", "typing", "crow
 @dataclass(slots=True)
 class Analysis:
     """Of one conversation. `duck_ms`: from the onset of an overlap to the first softer packet, where the reply's gain
-    can be told. `words_off`: of replies that were heard whole, by whether something was said over them.
-    `heard_text_errors`: of replies that were cut."""
+    can be told. `resumed`: of replies that were said to their end although something was said over them, in a known
+    voice. `words_off`: of replies that were heard whole, by whether something was said over them. `heard_text_errors`:
+    of replies that were cut."""
 
     recording: Recording
     replies: list[HeardReply]
     turns: list[TurnOutcome]
     overlaps: list[OverlapOutcome]
     duck_ms: list[float] = field(default_factory=list)
+    resumed: list[Continuity] = field(default_factory=list)
     words_off: list[tuple[bool, int]] = field(default_factory=list)
     heard_text_errors: list[int] = field(default_factory=list)
     holes: int = 0
@@ -55,6 +58,9 @@ def analyse(
     )
     if speak is not None:
         analysis.duck_ms.extend(ms for overlap in overlaps if (ms := _duck_ms(overlap, speak)) is not None)
+        kept = {overlap.reply.id: overlap.reply for overlap in overlaps if not overlap.reply.cleared}
+        told = [continuity(reply, speak) for reply in kept.values()]
+        analysis.resumed.extend(each for each in told if each is not None)
     if recording.group in _WORDS_MATTER:
         _compare_words(analysis, hear)
     return analysis

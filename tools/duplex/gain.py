@@ -72,22 +72,23 @@ def gains(reply: HeardReply, around: float, until: float, speak: Callable[[str],
         return None
     heard = np.array([packet.pcm for packet in packets], np.float64)
     known = np.concatenate([np.zeros(_BEFORE * heard.shape[1]), speak(reply.text).astype(np.float64)])
-    place = _find(heard[:here].ravel(), known)
+    place = find(heard[:here].ravel(), known)
     if place is None:
         return None
     whole = np.concatenate([known, np.zeros(heard.size)])[place : place + heard.size].reshape(heard.shape)
-    level, loud = _root_mean_square(whole), _root_mean_square(heard)
+    level, loud = root_mean_square(whole), root_mean_square(heard)
     alike = np.sum(whole * heard, axis=1) > _SAME_PACKET * level * loud * heard.shape[1]
     gain = np.where((level > _QUIET) & alike, loud / np.maximum(level, 1e-9), np.nan)
     return Gains(np.array([packet.at for packet in packets]), gain)
 
 
-def _root_mean_square(frames: Wave) -> Wave:
+def root_mean_square(frames: Wave) -> Wave:
+    """Of each row."""
     mean: Wave = np.mean(frames**2, axis=1)
     return np.sqrt(mean)
 
 
-def _find(part: Wave, known: Wave) -> int | None:
+def find(part: Wave, known: Wave) -> int | None:
     """Where in what is known a part that was heard lies."""
     if len(known) < len(part) or float(np.max(np.abs(part), initial=0.0)) < _QUIET:
         return None

@@ -14,8 +14,8 @@ from tools.duplex.scenes import PAUSES_S
 
 # Silences up to here inside a turn are everybody's; the rate that has to be reached is of these.
 _ORDINARY_PAUSE_S = 1.0
-# Resumed replies whose words are right but for so many are exact: the recogniser mistakes one now and then.
-_RECOGNISERS_OWN = 1
+# A resumed reply is exact if no more of its voice was lost, and no more came twice.
+_EXACT_MS = 60.0
 _NOISES = ("typing", "crowd")
 _FEATURES = ("wait", "pause", "answer")
 
@@ -103,11 +103,14 @@ def _kept_rows(analyses: Sequence[Analysis], groups: Iterable[str]) -> list[Row]
     if "backchannel" in played:
         recorded = [each for each in _judged(_of(analyses, "backchannel"), "backchannel") if not each.said.made]
         rows.append(_rate("backchannel_kept_recorded", [each.kept for each in recorded]))
+    resumed = [each for analysis in _of(analyses, *played) for each in analysis.resumed]
     off = [float(words) for each in _of(analyses, *played) for over, words in each.words_off if over]
     return [
         *rows,
         Row("backchannel_skipped", "count", sum(map(len, kept.values())), value=_skipped(analyses, *played)),
-        _rate("resume_exact", [words <= _RECOGNISERS_OWN for words in off]),
+        _rate("resume_exact", [max(each.lost_ms, each.repeated_ms) <= _EXACT_MS for each in resumed]),
+        Row.of("resume_lost", "ms", [each.lost_ms for each in resumed]),
+        Row.of("resume_repeated", "ms", [each.repeated_ms for each in resumed]),
         Row.of("resume_words_off", "words", off),
     ]
 

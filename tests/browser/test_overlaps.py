@@ -1,0 +1,100 @@
+"""What is said, or sounds, over an answer in the page: what lets it go on, and what stops it; judged from the sound
+that came out of the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omni_rt.client.words import edits, normalise
+from omni_rt.engine.api import INPUT_RATE
+from tests.browser.conftest import Open
+from tests.browser.visit import RATE, Visit, resample, write_wav
+from tests.support.ears import transcribe
+from tests.support.server import RunningServer
+from tools.duplex.clips import for_tuning, read_clips
+
+# Quieter than this, at 16 bit, is silence to a listener.
+QUIET = 40
+
+pytestmark = pytest.mark.models
+
+Say = Callable[[str], None]
+
+
+@pytest.fixture
+def counting(open_page: Open, server: RunningServer, tmp_path: Path) -> tuple[Visit, Say]:
+    """A call in which an answer of a quarter of a minute has just begun to be heard; and what says a clip over it."""
+    clips = {clip.name: clip for clip in for_tuning(read_clips())}
+    visit = open_page(server.url)
+    visit.page.evaluate("() => probe.scriptMicrophone()")
+
+    def say(name: str) -> None:
+        wav = tmp_path / f"{name}.wav"
+        write_wav(wav, clips[name].pcm, INPUT_RATE)
+        visit.say(wav)
+
+    visit.start()
+    return visit, say
+
+
+def count(visit: Visit) -> float:
+    """Ask for a long answer; where its sound begins."""
+    visit.type("Please count from one to fifty, in words.")
+    began: float = visit.event("output_audio_buffer.started")["at"]
+    return began
+
+
+def until(visit: Visit, at_ms: float) -> None:
+    visit.until(f"{at_ms:.0f} ms", lambda: visit.now() > at_ms)
+
+
+def test_murmurs_coughs_and_typing_let_the_answer_go_on(counting: tuple[Visit, Say]) -> None:
+    visit, say = counting
+    began = count(visit)
+    for seconds, name in ((1.5, "yeah_awb"), (4.0, "cough_2"), (6.5, "right_slt"), (9.0, "typing_2")):
+        until(visit, began + 1000 * seconds)
+        say(name)
+    ended = visit.event("output_audio_buffer.stopped")["at"]
+
+    assert not visit.events("output_audio_buffer.cleared")
+    assert not visit.events("conversation.item.truncated")
+    assert not visit.events("input_audio_buffer.committed")
+    assert len(visit.events("response.created")) == 1
+    # going on where it was left, it lost nothing and said nothing twice
+    written = normalise(visit.events("response.output_audio_transcript.done")[-1]["transcript"])
+    sounded = normalise(transcribe(resample(visit.heard(began - 200, ended + 300), RATE, INPUT_RATE)))
+    assert len(written) >= 20
+    assert edits(written, sounded) <= 4, f"written {written}, sounded {sounded}"
+
+
+def test_told_to_stop_it_is_silent_at_once_and_says_nothing_more(counting: tuple[Visit, Say]) -> None:
+    visit, say = counting
+    until(visit, count(visit) + 2500)
+    say("stop_slt")
+    cleared = visit.event("output_audio_buffer.cleared")["at"]
+    cut = visit.event("conversation.item.truncated")
+    visit.pause(4000)
+
+    after = visit.heard(cleared + 150, visit.now())
+    assert np.abs(after).max() < QUIET
+    assert len(visit.events("response.created")) == 1
+    assert visit.captions("assistant")[-1] == cut["transcript"].strip()
+
+
+def test_its_own_voice_leaking_back_does_not_stop_it_and_a_person_does(counting: tuple[Visit, Say]) -> None:
+    visit, say = counting
+    visit.page.evaluate("() => probe.leak(-20, 120)")
+    began = count(visit)
+    until(visit, began + 8000)
+    assert not visit.events("output_audio_buffer.cleared")
+    assert not visit.events("input_audio_buffer.committed")
+    assert len(visit.events("response.created")) == 1
+    say("hold_on_slt")
+    cleared = visit.event("output_audio_buffer.cleared")["at"]
+    assert np.abs(visit.heard(cleared + 150, cleared + 650)).max() < QUIET
+    transcript = visit.event("conversation.item.truncated")["transcript"]
+    assert 5 <= len(normalise(transcript)) <= 25

@@ -1,0 +1,78 @@
+"""Whether a reply that was softened, held and let go on lost or repeated any of its sound: every packet's place in the
+sound of the whole reply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from omni_rt.engine.api import OUTPUT_RATE, Pcm
+from tools.duplex.gain import find, root_mean_square
+from tools.duplex.replies import HeardReply
+
+Wave = npt.NDArray[np.float64]
+
+# Below this, out of 32768 and at full gain, 20 ms of the voice are a pause; a packet below the other is one, ducked.
+_QUIET, _AUDIBLE = 150.0, 30.0
+# Packets that are looked for together, and how alike they must be to the voice after Opus, of 1.
+_TOGETHER, _SAME = 4, 0.75
+# How far from where it is expected, behind and before, a sound is looked for.
+_BACK_S, _ON_S = 1.0, 2.5
+# What is told of sounds that begin or end within packets is not better known than this.
+_UNSURE_MS = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Continuity:
+    """Of the voice, without its pauses: what never came, and what came twice."""
+
+    lost_ms: float
+    repeated_ms: float
+
+
+def continuity(reply: HeardReply, speak: Callable[[str], Pcm]) -> Continuity | None:
+    """From a reply's first sound to its last. None if it is not what `speak` makes of its text."""
+    if len({len(sound.pcm) for sound in reply.sounds}) != 1:
+        return None
+    heard = np.array([sound.pcm for sound in reply.sounds], np.float64)
+    size, known = heard.shape[1], speak(reply.text).astype(np.float64)
+    sounding = root_mean_square(heard) > _AUDIBLE
+    voiced = np.repeat(root_mean_square(known[: len(known) // size * size].reshape(-1, size)) > _QUIET, size)
+    lost = repeated = 0.0
+    after: int | None = None
+    number = last = 0
+    while number + _TOGETHER <= len(heard):
+        own = slice(number, number + _TOGETHER)
+        at = _place(heard[own].ravel(), known, after) if sounding[own].all() else None
+        if at is None:
+            number += 1
+            continue
+        if after is not None:
+            came = int(sounding[last:number].sum()) * size
+            missing = (int(voiced[after:at].sum()) - int(voiced[at:after].sum()) - came) * 1000 / OUTPUT_RATE
+            lost += missing if missing > _UNSURE_MS else 0.0
+            repeated -= missing if missing < -_UNSURE_MS else 0.0
+        number = last = number + _TOGETHER
+        after = at + _TOGETHER * size
+    return None if after is None else Continuity(lost, repeated)
+
+
+def _place(part: Wave, known: Wave, expected: int | None) -> int | None:
+    """Where in what is known a part lies, near where it is expected, if that is known."""
+    if expected is None:
+        return find(part, known)
+    begin = max(0, expected - round(_BACK_S * OUTPUT_RATE))
+    near = known[begin : expected + round(_ON_S * OUTPUT_RATE)]
+    here = near[expected - begin :][: len(part)]
+    if len(here) == len(part) and alike(part, here) > _SAME:
+        return expected
+    at = find(part, near)
+    return None if at is None else begin + at
+
+
+def alike(one: Wave, other: Wave) -> float:
+    """Correlation, 1 where one is the other but for its loudness."""
+    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-9)
