@@ -20,10 +20,10 @@ class OverlapPolicy:
     """Times in ms. `interrupt_ms` of speech make an interruption, `yield_ms` of silence before that a backchannel.
 
     With `by_words` the reply is held after `hold_ms` of speech. The words are asked for after `sure_ms` of speech or
-    when it is over, and again with every `again_ms` more; when none were found twice it is noise, and the reply goes on
-    softly. Speech of `limit_ms` is an interruption unless no words were found in it. When the words of something that
-    is over are not known after `patience_ms` of silence, its length decides, more leniently: it must have been twice as
-    long.
+    when it is over, and again with every `again_ms` more; when none were found after the `asks`th time it is noise, and
+    the reply goes on softly. Speech of `limit_ms` is an interruption unless no words were found in it. When the words
+    of something that is over are not known after `patience_ms` of silence, its length decides, more leniently: it must
+    have been twice as long.
     """
 
     interrupt_ms: int
@@ -34,6 +34,7 @@ class OverlapPolicy:
     limit_ms: int = 1600
     patience_ms: int = 800
     again_ms: int = 256
+    asks: int = 3
 
 
 class Overlap:
@@ -110,7 +111,8 @@ class Overlap:
 
     def _wonder(self, now_ms: int) -> list[Action]:
         policy, actions = self.policy, list[Action]()
-        noise = self._kind == "nothing" and self._known_speech_ms >= policy.sure_ms + policy.again_ms
+        known_ms = policy.sure_ms + (policy.asks - 1) * policy.again_ms
+        noise = self._kind == "nothing" and self._known_speech_ms >= known_ms
         wanted = self._known_speech_ms + policy.again_ms if self._known_speech_ms else policy.sure_ms
         if self._held and noise:
             self._held = False

@@ -73,9 +73,12 @@ def test_a_cough_longer_than_an_interruption_was_keeps_the_reply() -> None:
     assert d.heard(1) == ALL
 
 
-def test_a_long_cough_is_played_over_softly_once_no_words_were_found_twice() -> None:
-    d = after_the_question(Sound(2816, 3712, "cough"))
-    assert [a for _, a in rest(d)] == [Duck(), Hold(), Duck(), Unduck(), FinishReply(1)]
+@pytest.mark.parametrize(("length_ms", "softly"), [(800, []), (1056, [Duck()])])
+def test_a_long_cough_is_played_over_softly_once_no_words_were_found_three_times(
+    length_ms: int, softly: list[Action]
+) -> None:
+    d = after_the_question(Sound(2816, 2816 + length_ms, "cough"))
+    assert [a for _, a in rest(d)] == [Duck(), Hold(), *softly, Unduck(), FinishReply(1)]
     assert d.heard(1) == ALL
 
 
