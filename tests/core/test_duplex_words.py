@@ -178,3 +178,9 @@ def test_clicks_duck_for_a_moment() -> None:
     d = after_the_question(Sound(2816, 2880, "", 0.8))
     assert rest(d) == [(2848, Duck()), (2944, Unduck()), (3856, FinishReply(1))]
     assert d.heard(1) == ALL
+
+
+def test_what_is_hardly_speech_ducks_for_as_long_as_it_sounds() -> None:
+    d = after_the_question(Sound(2816, 2944, "", 0.2))
+    assert rest(d) == [(2848, Duck()), (2976, Unduck()), (3856, FinishReply(1))]
+    assert rest(after_the_question(Sound(2816, 2944, "", 0.1))) == [(3856, FinishReply(1))]
