@@ -146,8 +146,8 @@ def measure(bench: Bench) -> list[Row]:
     jumping = (bench.alone(Room(moved, loss=0.05, drift_ppm=100, seed=110 + n)) for n in range(4))
     rows += false_speech("jumping", jumping)
     for delay in QUEUED_DELAYS:
-        judged = bench.alone(Room([(0, delay)], [(0, -10)], loss=None, seed=120), queued)
-        rows += false_speech(f"websocket_10db_{delay}ms", [judged])
+        waiting = bench.alone(Room([(0, delay)], [(0, -10)], loss=None, seed=120), queued)
+        rows += false_speech(f"websocket_10db_{delay}ms", [waiting])
     for level in (*LEVELS, -90):
         for db in PERSON:
             room = Room([(0, 200)], [(0, level)], loss=0.02, seed=130 - level)

@@ -59,7 +59,11 @@ class LossProxy:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         for side in (self._front, self._back):
-            await loop.create_datagram_endpoint(lambda side=side: side, local_addr=("127.0.0.1", 0))
+
+            def protocol(side: _Side = side) -> _Side:
+                return side
+
+            await loop.create_datagram_endpoint(protocol, local_addr=("127.0.0.1", 0))
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -65,7 +65,7 @@ def running_mel(clip: np.ndarray, seconds: int, prior: float) -> Tensor:
     stream = MelStream()
     raw = torch.cat((stream.push(clip), stream.close()), dim=1)
     windows = []
-    for window in raw.split(100 * seconds, dim=1):
+    for window in torch.split(raw, 100 * seconds, dim=1):
         prior = max(prior, float(window.max()))
         windows.append(normalise(window, prior))
     return torch.cat(windows, dim=1)

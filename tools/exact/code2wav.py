@@ -53,7 +53,7 @@ def chunks(rng: np.random.Generator, frames: int, longest: int) -> list[int]:
 def streamed(ours: Code2Wav, codes: Tensor, sizes: Sequence[int]) -> Tensor:
     """Samples [1, m] of the pieces and of the flush, joined."""
     state = ours.state()
-    pieces = [ours.step(piece, state) for piece in codes.split(list(sizes), -1)]
+    pieces = [ours.step(piece, state) for piece in torch.split(codes, list(sizes), -1)]
     return torch.cat([*pieces, ours.flush(state)], -1)
 
 
@@ -117,11 +117,11 @@ def _together(drawn: Draw) -> Line:
         if frames:
             ours.step(codes_of(drawn, rng, frames), state)
         fork = state.clone()
-        pieces = [ours.push(piece, fork) for piece in codes[..., : sum(sizes)].split(sizes, -1)]
+        pieces = [ours.push(piece, fork) for piece in torch.split(codes[..., : sum(sizes)], sizes, -1)]
         alone.append(torch.cat([*pieces, ours.flush(fork)], -1))
     batch = type(states[0]).stack(states)
     codes = torch.cat([codes[..., : sum(sizes)] for codes in after])
-    together = torch.cat([*(ours.push(piece, batch) for piece in codes.split(sizes, -1)), ours.flush(batch)], -1)
+    together = torch.cat([*(ours.push(piece, batch) for piece in torch.split(codes, sizes, -1)), ours.flush(batch)], -1)
     apart = torch.cat([ours.flush(state) for state in batch.unstack()])
     error = max(_error(together, torch.cat(alone)), _error(apart, together[:, -ours.lookahead :]))
     return Line("Code2Wav of three replies at once = each alone", BOUND, error, 3, f"ages {before}")

@@ -96,7 +96,7 @@ def _course(rng: np.random.Generator, decoder: Decoder, streams: list[_Stream], 
         moving = [each for each in streams if each.left and rng.random() < 0.7]
         if not moving:
             continue
-        rng.shuffle(moving)  # type: ignore[arg-type]
+        rng.shuffle(moving)
         _pass(decoder, [(each, int(rng.integers(1, min(each.left, 40) + 1))) for each in moving], capture)
         passes += 1
     return passes

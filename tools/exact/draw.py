@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -193,9 +193,10 @@ def _code2wav(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def _reference(config: Qwen3OmniMoeConfig, seed: int) -> Qwen3OmniMoeForConditionalGeneration:
-    model = Qwen3OmniMoeForConditionalGeneration(config).eval().requires_grad_(False)
+    model = Qwen3OmniMoeForConditionalGeneration(config)
+    model.train(False).requires_grad_(False)
     # transformers 5.23: the talker's get_rope_index reads audio_config of a configuration that lacks it
-    model.talker.config.audio_config = config.thinker_config.audio_config
+    model.talker.config.audio_config = cast(Any, config.thinker_config).audio_config
     generator = torch.Generator().manual_seed(seed)
     for place, module in model.named_modules():
         for name, weight in module.named_parameters(recurse=False):

@@ -34,7 +34,9 @@ def lines(seed: int) -> list[Line]:
         found.append(Line("names that Hugging Face saves = released names", None, wrong, len(names)))
         found.append(_compared("a folder saved by Hugging Face", saved, wanted))
         config = drawn.config.to_json_string()
-        sharded = write(Path(place, "released"), config, released, drawn.rng("shards").integers(3, size=len(released)))
+        sharded = write(
+            Path(place, "released"), config, released, drawn.rng("shards").integers(3, size=len(released)).tolist()
+        )
         found.append(_compared("released names, experts one by one, in shards", sharded, wanted))
         single = write(Path(place, "memory"), config, wanted)
         found.append(_compared("the names in memory, experts stacked, in one file", single, wanted))

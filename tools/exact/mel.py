@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,14 +42,14 @@ def pieces(rng: np.random.Generator, clip: np.ndarray) -> Iterator[np.ndarray]:
     """The clip in pieces of 0 samples to a few seconds, sizes drawn anew for every piece."""
     at = 0
     while at < len(clip):
-        size = int(rng.choice([0, 1, rng.integers(1, 200), 320, rng.integers(200, 16_000), 3 * 16_000]))
+        size = int(rng.choice([0, 1, int(rng.integers(1, 200)), 320, int(rng.integers(200, 16_000)), 3 * 16_000]))
         yield clip[at : at + size]
         at += size
 
 
 def reference_mel(clip: np.ndarray) -> torch.Tensor:
     """Hugging Face's normalised features [128, n] of the whole clip."""
-    extractor = WhisperFeatureExtractor(feature_size=128)
+    extractor: Any = WhisperFeatureExtractor(feature_size=128)  # type: ignore[no-untyped-call]
     batch = extractor(clip, sampling_rate=16_000, padding=True, truncation=False, return_tensors="pt")
     features: torch.Tensor = batch.input_features[0]
     return features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -73,7 +74,8 @@ class _Prompt:
             torch.tensor(self.frames) if self.frames else None,
             torch.tensor(self.seconds) if self.seconds else None,
         )
-        return positions[:, 0].numpy()
+        theirs: Positions = positions[:, 0].numpy()
+        return theirs
 
     def _split(self, n: int) -> list[int]:
         """n as a sum of random parts."""
@@ -177,7 +179,7 @@ def _orders(drawn: Draw, rng: np.random.Generator) -> tuple[int, int]:
         seconds = 2 / float(rng.choice([*FPS, rng.uniform(0.3, 30)]))
         video = {"video_grid_thw": np.array([[pairs, 4, 6]]), "video_second_per_grid": [seconds]}
         theirs = Qwen3OmniMoeProcessor.replace_video_with_audio_token(
-            writer,
+            cast(Any, writer),
             video,
             0,
             {"num_audio_tokens": [audio]},

@@ -153,7 +153,7 @@ def _case(
 def _params(rng: np.random.Generator, vocab: int) -> SamplingParams:
     return SamplingParams(
         temperature=float(rng.choice([0.0, rng.uniform(0.1, 0.9), 1.0, rng.uniform(1.0, 2.0)])),
-        top_k=int(rng.choice([0, 1, rng.integers(2, 30), vocab, vocab + 9])),
+        top_k=int(rng.choice([0, 1, int(rng.integers(2, 30)), vocab, vocab + 9])),
         top_p=float(rng.choice([0.0, rng.uniform(0.05, 0.99), 1.0])),
         repetition_penalty=float(rng.choice([1.0, rng.uniform(0.7, 1.3)])),
     )

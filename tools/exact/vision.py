@@ -115,7 +115,8 @@ def of_a_pair(single: list[np.ndarray], drawn: Draw) -> np.ndarray:
 
 def _theirs(drawn: Draw) -> nn.Module:
     thinker = drawn.reference.thinker
-    return getattr(thinker, "model", thinker).visual
+    visual: nn.Module = getattr(thinker, "model", thinker).visual
+    return visual
 
 
 def _hf(drawn: Draw, clips: list[Patches]) -> VisionFeatures:

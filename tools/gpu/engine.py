@@ -60,7 +60,8 @@ def engine(
 ) -> tuple[Parts, float]:
     """The parts of an engine whose caches hold `tokens`, and the seconds it took from weights to captured graphs."""
     _speak_on(omni)
-    spec, shape = omni.spec, {"tokens": tokens, "device": omni.device, "dtype": omni.dtype}
+    spec = omni.spec
+    shape: dict[str, Any] = {"tokens": tokens, "device": omni.device, "dtype": omni.dtype}
     pool = KVPool(spec.text, **shape)
     assert spec.talker is not None
     talker_pool = KVPool(spec.talker.decoder, **shape)
