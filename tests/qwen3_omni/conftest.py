@@ -15,6 +15,10 @@ if find_spec("torch"):
 
     if not torch.cuda.is_available():
         os.environ["TRITON_INTERPRET"] = "1"
+        if find_spec("triton"):
+            from tests.support import quick_triton
+
+            quick_triton.install()
 
 
 @pytest.fixture(autouse=True)
