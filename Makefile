@@ -6,8 +6,8 @@ VENV ?= .venv
 # TORCH=torch==2.13.0+cpu where pip's index has it. It goes first, so that nothing else draws in another one.
 TORCH ?= torch==2.13.0
 ARGS ?=
-# Tests that only compute run two at a time, and so do those of a server or a worker, which mostly wait, a file in one
-# process. All others want the machine for themselves: they have browsers and sound in real time.
+# Tests that only compute run two at a time, each on a core; so do those of a server or a worker, which also wait, a file
+# in one process.
 COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts.py tests/test_config.py \
 	tests/test_session.py tests/test_session_machine.py tests/test_session_settings.py tests/test_out_of_band.py \
 	tests/test_truncation.py tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py \
@@ -21,24 +21,39 @@ SERVERS := tests/server tests/clients tests/test_channel.py tests/test_local_eng
 	tests/test_local_voice.py tests/test_matrix.py tests/test_models_fetch.py tests/test_models_offline.py \
 	tests/test_talk.py tests/test_worker.py tests/test_worker_local.py tests/test_worker_lost.py
 PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_flight.py
+# Dialogues in real time with clients that tests/clients/install has made environments for, where OMNI_RT_CLIENTS names
+# their folder. They leave half of the machine to what else is in real time, browsers and calls.
+DIALOGUES := $(if $(OMNI_RT_CLIENTS),tests/clients/test_environments.py tests/clients/test_agents_realtime.py)
+# What is in none of these has browsers and sound in real time.
+LIVE := $(filter-out $(COMPUTE) $(SERVERS),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) \
+	$(wildcard tests/test_*.py))
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test check setup clean
+.NOTPARALLEL:
+.PHONY: run test test-compute test-servers test-live check setup clean
 
 run: $(VENV)/.base
 	$(BIN)/omni-rt serve $(ARGS)
 
-test: $(VENV)/.dev
-	$(BIN)/omni-rt doctor --fetch --all
 ifeq ($(ARGS),)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
-	$(BIN)/python -m pytest $(PROCESSES)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(SERVERS)
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(COMPUTE) $(SERVERS))
+test: test-compute test-servers test-live
 else
+test: models
 	$(BIN)/python -m pytest $(ARGS)
 endif
+
+test-compute: models
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
+
+test-servers: models
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PROCESSES) $(SERVERS) $(addprefix --ignore=,$(DIALOGUES))
+
+test-live: models
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE)
+
+models: $(VENV)/.dev
+	$(BIN)/omni-rt doctor --fetch --all
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ from omni_rt.engine.local.session import LocalSession
 from omni_rt.models.manifest import CHAT_SMALL
 from omni_rt.models.store import ModelStore
 from tests.support.local import Listener, Made, at_rest, collect, hear, photo, sign, spoken, to_input_rate
+from tests.support.server import THREADS
 from tests.support.speech import clip, silence
 
 pytestmark = [pytest.mark.models, pytest.mark.asyncio(loop_scope="module")]
@@ -67,8 +68,8 @@ Open = Callable[..., Awaitable[tuple[LocalSession, Listener]]]
 
 
 def settings() -> Settings:
-    local = {"chat_model": CHAT_SMALL, "context_tokens": 1024, "max_reply_tokens": 48, "temperature": 0.0}
-    return validate({"local": local})
+    sizes = {"context_tokens": 1024, "max_reply_tokens": 48, "threads": THREADS}
+    return validate({"local": {"chat_model": CHAT_SMALL, "temperature": 0.0, **sizes}})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

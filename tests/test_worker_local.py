@@ -23,9 +23,10 @@ from omni_rt.engine.api import (
 )
 from omni_rt.engine.remote import RemoteEngine
 from tests.support.echo_engine import Heard, until
+from tests.support.server import THREADS
 
 SPEECH = Path(__file__).parent / "data" / "speech" / "goforward.wav"
-SMALL = validate({"local": {"chat_model": "qwen2.5-coder-0.5b-instruct-q4_k_m"}})
+SMALL = validate({"local": {"chat_model": "qwen2.5-coder-0.5b-instruct-q4_k_m", "threads": THREADS}})
 
 
 @pytest.fixture

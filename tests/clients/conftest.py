@@ -11,7 +11,7 @@ from omni_rt.models.manifest import CHAT_SMALL
 from tests.browser.conftest import open_page as open_page
 from tests.support.server import RunningServer, running_server
 
-# Dialogues with clients in environments of their own: tests/clients/run makes these, names their folder, and runs them.
+# Dialogues with clients in environments of their own, whose folder this names: tests/clients/install makes them.
 collect_ignore = [] if os.environ.get("OMNI_RT_CLIENTS") else ["test_environments.py", "test_agents_realtime.py"]
 
 

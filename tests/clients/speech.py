@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from omni_rt.client.words import normalise
@@ -17,7 +19,12 @@ PAUSE_S = 2.0
 
 def question(text: str, rate: int = OUTPUT_RATE) -> bytes:
     """A voice that says `text`, and the pause after it: PCM 16 bit."""
-    return _wire(resample(voice().speak(text).pcm, OUTPUT_RATE, rate), rate)
+    return _wire(resample(_said(text), OUTPUT_RATE, rate), rate)
+
+
+@cache
+def _said(text: str) -> Pcm:
+    return voice().speak(text).pcm
 
 
 def human(name: str, rate: int = OUTPUT_RATE) -> bytes:

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOG_TAIL = 6000
+# Tests that run beside others leave them a core: models whose threads wait for one another's turn on it are slow.
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 0
+"""What tests set `local.threads` to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +49,12 @@ class RunningServer:
 def running_server(folder: Path, *overrides: str, ready_s: float = 240.0, factory: str = "") -> Iterator[RunningServer]:
     """`omni-rt serve` on a free port of 127.0.0.1, ready to be called; ended on the way out.
 
-    `overrides` are `section.key=value`. `factory` (`module:callable`) makes the engine in the worker, in place of the
+    `overrides` of the settings are `section.key=value`. `factory` (`module:callable`) makes the engine in the worker, in place of the
     settings. The log goes to `folder`; its end is added to whatever is raised meanwhile.
     """
     port = _free_port()
     log = folder / f"server-{port}.log"
-    options = ["--host", "127.0.0.1", "--port", str(port)]
-    if overrides:
-        options += ["--set", *overrides]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--set", f"local.threads={THREADS}", *overrides]
     code = (
         "from tests.support.strict_events import install_in_server; install_in_server(); "
         "import sys; from omni_rt.cli import main; sys.exit(main(['serve', *sys.argv[1:]]))"
