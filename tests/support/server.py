@@ -19,7 +19,7 @@ from pathlib import Path
 LOG_TAIL = 6000
 # Tests that run beside others leave them a core: models whose threads wait for one another's turn on it are slow.
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 0
-"""What tests set `local.threads` to."""
+"""What `local.threads` is in tests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class RunningServer:
 def running_server(folder: Path, *overrides: str, ready_s: float = 240.0, factory: str = "") -> Iterator[RunningServer]:
     """`omni-rt serve` on a free port of 127.0.0.1, ready to be called; ended on the way out.
 
-    `overrides` of the settings are `section.key=value`. `factory` (`module:callable`) makes the engine in the worker, in place of the
+    `overrides` are `section.key=value`. `factory` (`module:callable`) makes the engine in the worker, in place of the
     settings. The log goes to `folder`; its end is added to whatever is raised meanwhile.
     """
     port = _free_port()
