@@ -484,7 +484,7 @@ async def test_the_oldest_turns_leave_when_the_context_is_full(engine: LocalEngi
     session, listener = await open_session()
     limit = engine.capabilities.context_tokens
     inputs = []
-    for generation in range(14):
+    for generation in range(11):
         session.append_text(f"Number {generation}. {'The lazy dog sleeps in the sun. ' * 12}", "user", f"{generation}")
         usage = (await ask(session, generation, audio=False, max_tokens=8)).end.usage
         inputs.append(usage.input_tokens)
