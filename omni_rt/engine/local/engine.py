@@ -54,8 +54,9 @@ class LocalEngine:
     async def start(self) -> None:
         local = self._settings.local
         threads = local.threads or max(2, os.cpu_count() or 2)
-        chat, recogniser, speaking, eyes = await asyncio.gather(
-            asyncio.to_thread(self._prepare_chat, threads),
+        # First, so that of several things that are missing always the same one is told.
+        chat = await asyncio.to_thread(self._prepare_chat, threads)
+        recogniser, speaking, eyes = await asyncio.gather(
             asyncio.to_thread(self._load_recogniser, threads),
             asyncio.to_thread(self._load_voices),
             asyncio.to_thread(self._load_eyes, threads),
