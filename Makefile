@@ -24,14 +24,16 @@ PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_fligh
 # Dialogues in real time with clients that tests/clients/install has made environments for, where OMNI_RT_CLIENTS names
 # their folder. They leave half of the machine to what else is in real time, browsers and calls.
 DIALOGUES := $(if $(OMNI_RT_CLIENTS),tests/clients/test_environments.py tests/clients/test_agents_realtime.py)
-# What is in none of these has browsers and sound in real time.
+# What is in none of these has browsers and sound in real time. Talking with the default models through the page wants
+# the machine for itself.
+ALONE := tests/browser/test_talk.py
 LIVE := $(filter-out $(COMPUTE) $(SERVERS),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) \
 	$(wildcard tests/test_*.py))
 BIN := $(VENV)/bin
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 
 .NOTPARALLEL:
-.PHONY: run test test-compute test-servers test-live check setup clean
+.PHONY: run test test-compute test-servers test-live models check setup clean
 
 run: $(VENV)/.base
 	$(BIN)/omni-rt serve $(ARGS)
@@ -50,7 +52,8 @@ test-servers: models
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PROCESSES) $(SERVERS) $(addprefix --ignore=,$(DIALOGUES))
 
 test-live: models
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE) $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 models: $(VENV)/.dev
 	$(BIN)/omni-rt doctor --fetch --all
