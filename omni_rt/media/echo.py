@@ -60,6 +60,10 @@ _FAST_HOPS, _NEW_HOPS = 15, 40
 _LEFT = 0.02
 _LEFT_FADES = 0.7
 
+# What is left of an echo counts for less the more decibels were taken out of it, from the first to the second number,
+# and the softer it is, from the first root mean square to the second: voice activity hears speech at any loudness.
+_TAKEN_OUT, _SOFT = (9.0, 15.0), (60.0, 30.0)
+
 # Sound, in spectra of full weight, that is not judged before it can be compared: at first, while not so many hops were
 # played in all, and within so many hops from a reply's beginning (after a rest).
 _HELD, _HELD_LONG = 5.0, 9.0
@@ -130,6 +134,7 @@ class Echo:
             self._played.clear()
         sound = np.concatenate([self._before, window.astype(np.float32)])
         spectra, power = powers(frames_of(sound) * _WINDOW)
+        soft = 0.0
         live = self._played.advance(at)
         self._count(live)
         expected = self._expect(power)
@@ -141,9 +146,9 @@ class Echo:
             if not self._suppressing:
                 self._suppressing = True
                 self._tail = self._before * _WINDOW[HOP:]
-            pcm = self._suppress(spectra, power, expected)
+            pcm, soft = self._suppress(spectra, power, expected)
         self._before = sound[-HOP:]
-        return Heard(pcm, 1.0 if self._undecided() else 1.0 - min(1.0, self._left / _LEFT))
+        return Heard(pcm, 1.0 if self._undecided() else max(soft, 1.0 - min(1.0, self._left / _LEFT)))
 
     def _idle(self, at: int) -> bool:
         """Nothing that was played can be heard in the window from `at` on."""
@@ -235,7 +240,8 @@ class Echo:
                 self._doubted = 0
         return self._doubted <= _DOUBT
 
-    def _suppress(self, spectra: Complex, power: Real, expected: Real) -> Pcm:
+    def _suppress(self, spectra: Complex, power: Real, expected: Real) -> tuple[Pcm, float]:
+        """The microphone without the echo, and how little that is, 0 to 1."""
         around = power.copy()
         around[:, 1:-1] += power[:, :-2] + power[:, 2:]
         around[:, 1:-1] /= 3
@@ -244,7 +250,7 @@ class Echo:
         first, second = np.fft.irfft(spectra * kept)
         out = np.concatenate([self._tail + first[:HOP], first[HOP:] + second[:HOP]])
         self._tail = second[HOP:]
-        return np.asarray(np.clip(np.rint(out), -32768, 32767), np.int16)
+        return np.asarray(np.clip(np.rint(out), -32768, 32767), np.int16), _softness(power, kept)
 
 
 class _Noise:
@@ -295,6 +301,18 @@ class _Gain:
         gain = 10 ** (self._bands * np.float32(0.1))
         self.lines[:-1] = np.repeat(gain, _BAND)
         self.lines[-1] = gain[-1]
+
+
+def _softness(power: Real, kept: Real) -> float:
+    """Of what is left of spectra, `kept` of each line's amplitude: 0 if it is loud, or most of what was there."""
+    before, after = (float(lines[:, _JUDGED].sum()) + 1.0 for lines in (power, power * kept**2))
+    taken_out = 10 * np.log10(before / after)
+    level = np.sqrt(2 * after / (len(power) * FRAME * _UNIT))
+    return float(_between(taken_out, _TAKEN_OUT) * _between(level, _SOFT))
+
+
+def _between(value: float, ends: tuple[float, float]) -> float:
+    return min(1.0, max(0.0, (value - ends[0]) / (ends[1] - ends[0])))
 
 
 def _decades(power: Real, known: Real) -> float:

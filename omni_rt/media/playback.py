@@ -26,8 +26,6 @@ DECAY = np.float32(0.63)
 _REPLY_HOP = HOP * OUTPUT_RATE // INPUT_RATE
 _RATE_SQUARED = np.float32((INPUT_RATE / OUTPUT_RATE) ** 2)
 
-# Later than this it was silent in between, or the server stood still: the sound is played from now on.
-_LATE = 120 * SAMPLES_PER_MS
 # A transport that counts its silence plays in real time, to this much.
 _REAL_TIME = 60 * SAMPLES_PER_MS
 # A client that is told to be silent plays on until it hears of it.
@@ -89,7 +87,9 @@ class SentSound:
             newest_ms, newest_at = self._newest
             expected = newest_at + (stream_ms - newest_ms) * SAMPLES_PER_MS
             silent_between = expected > self.end + HOP
-            if now - expected <= _LATE and not (silent_between and abs(now - expected) > _REAL_TIME):
+            # no sound is heard before it was sent: if it should have been, the server stood still, or the microphone's
+            # sound had been late
+            if expected >= now and not (silent_between and expected - now > _REAL_TIME):
                 at = expected
         self._newest = stream_ms, at
         self._pieces.append((round(at * OUTPUT_RATE / INPUT_RATE), pcm.astype(np.float32)))

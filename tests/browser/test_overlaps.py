@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 @pytest.fixture
 def counting(open_page: Open, server: RunningServer, tmp_path: Path) -> tuple[Visit, Say]:
-    """A call in which an answer of a quarter of a minute has just begun to be heard; and what says a clip over it."""
+    """A call before anything was said; and what says a clip into its microphone."""
     clips = {clip.name: clip for clip in for_tuning(read_clips())}
     visit = open_page(server.url)
     visit.page.evaluate("() => probe.scriptMicrophone()")
@@ -42,8 +42,8 @@ def counting(open_page: Open, server: RunningServer, tmp_path: Path) -> tuple[Vi
 
 
 def count(visit: Visit) -> float:
-    """Ask for a long answer; where its sound begins."""
-    visit.type("Please count from one to fifty, in words.")
+    """Ask for a long answer; where its sound begins. Further on the recogniser makes thousands of several numbers."""
+    visit.type("Please count from one to thirty, in words.")
     began: float = visit.event("output_audio_buffer.started")["at"]
     return began
 
@@ -67,21 +67,21 @@ def test_murmurs_coughs_and_typing_let_the_answer_go_on(counting: tuple[Visit, S
     # going on where it was left, it lost nothing and said nothing twice
     written = normalise(visit.events("response.output_audio_transcript.done")[-1]["transcript"])
     sounded = normalise(transcribe(resample(visit.heard(began - 200, ended + 300), RATE, INPUT_RATE)))
-    assert len(written) >= 20
+    assert len(written) >= 35
     assert edits(written, sounded) <= 4, f"written {written}, sounded {sounded}"
 
 
 def test_told_to_stop_it_is_silent_at_once_and_says_nothing_more(counting: tuple[Visit, Say]) -> None:
     visit, say = counting
     until(visit, count(visit) + 2500)
-    say("stop_slt")
+    say("stop_awb")
     cleared = visit.event("output_audio_buffer.cleared")["at"]
     cut = visit.event("conversation.item.truncated")
     visit.pause(4000)
 
     after = visit.heard(cleared + 150, visit.now())
     assert np.abs(after).max() < QUIET
-    assert len(visit.events("response.created")) == 1
+    assert len(visit.events("output_audio_buffer.started")) == 1
     assert visit.captions("assistant")[-1] == cut["transcript"].strip()
 
 
@@ -93,7 +93,7 @@ def test_its_own_voice_leaking_back_does_not_stop_it_and_a_person_does(counting:
     assert not visit.events("output_audio_buffer.cleared")
     assert not visit.events("input_audio_buffer.committed")
     assert len(visit.events("response.created")) == 1
-    say("hold_on_slt")
+    say("question_rms")
     cleared = visit.event("output_audio_buffer.cleared")["at"]
     assert np.abs(visit.heard(cleared + 150, cleared + 650)).max() < QUIET
     transcript = visit.event("conversation.item.truncated")["transcript"]
