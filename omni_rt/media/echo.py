@@ -65,9 +65,11 @@ _LEFT_FADES = 0.7
 _TAKEN_OUT, _SOFT = (9.0, 15.0), (60.0, 30.0)
 
 # Sound, in spectra of full weight, that is not judged before it can be compared: at first, while not so many hops were
-# played in all, and within so many hops from a reply's beginning (after a rest).
-_HELD, _HELD_LONG = 5.0, 9.0
-_HELD_HOPS = 320
+# played in all, more of it if it seemed to be an echo so many hops ago; and within so many hops from the beginning of a
+# reply (after a rest).
+_FIRST, _FIRST_LIKE = 5.0, 11.0
+_FIRST_HOPS, _SEEMED_HOPS = 320, 8
+_HELD = 5.0
 _BEGUN, _REST = 20, 30
 
 # Hops of replies that nothing was heard of, after which no echo is expected.
@@ -102,7 +104,7 @@ class Echo:
         self._before = np.zeros(HOP, np.float32)
         self._tail = np.zeros(HOP, np.float32)
         self._left = 0.0
-        self._playing = self._rest = self._begun = self._unheard = 0
+        self._playing = self._rest = self._begun = self._unheard = self._seemed = 0
         self._calm = self._doubted = 0
         self._listening = self._suppressing = False
 
@@ -172,8 +174,8 @@ class Echo:
         if delay.lag is None:
             return (
                 not delay.unlikely
-                and self._playing < _HELD_HOPS
-                and delay.heard < (_HELD_LONG if delay.suspects else _HELD)
+                and self._playing < _FIRST_HOPS
+                and delay.heard < (_FIRST_LIKE if self._seemed else _FIRST)
             )
         if self._gain.learnt < _FAST_HOPS // 2 and delay.agrees:
             return True
@@ -181,6 +183,7 @@ class Echo:
 
     def _doubt_echo(self, live: bool) -> None:
         """Who hears nothing of a reply for so long has headphones, or a canceller that works."""
+        self._seemed = _SEEMED_HOPS if self._delay.suspects else max(0, self._seemed - 2)
         if self._delay.lag is not None:
             self._unheard = 0
         elif live and not self._delay.hearing:
@@ -305,7 +308,7 @@ class _Gain:
 
 def _softness(power: Real, kept: Real) -> float:
     """Of what is left of spectra, `kept` of each line's amplitude: 0 if it is loud, or most of what was there."""
-    before, after = (float(lines[:, _JUDGED].sum()) + 1.0 for lines in (power, power * kept**2))
+    before, after = (float(lines.sum()) + 1.0 for lines in (power, power * kept**2))
     taken_out = 10 * np.log10(before / after)
     level = np.sqrt(2 * after / (len(power) * FRAME * _UNIT))
     return float(_between(taken_out, _TAKEN_OUT) * _between(level, _SOFT))

@@ -17,10 +17,11 @@ Wave = npt.NDArray[np.float64]
 
 # Below this, out of 32768 and at full gain, 20 ms of the voice are a pause; a packet below the other is one, ducked.
 _QUIET, _AUDIBLE = 150.0, 30.0
-# Packets that are looked for together, and how alike they must be to the voice after Opus, of 1.
-_TOGETHER, _SAME = 4, 0.75
-# How far from where it is expected, behind and before, a sound is looked for.
-_BACK_S, _ON_S = 1.0, 2.5
+# Packets that are looked for together, and how alike they must be to the voice after Opus, of 1: where they are
+# expected, and elsewhere, as a voice is like itself a little later.
+_TOGETHER, _SAME, _MOVED = 4, 0.7, 0.9
+# How far from where it is expected, behind and before, a sound is looked for; and how far it may be off there.
+_BACK_S, _ON_S, _OFF_S = 1.0, 2.5, 0.01
 # What is told of sounds that begin or end within packets is not better known than this.
 _UNSURE_MS = 40.0
 
@@ -64,15 +65,9 @@ def _place(part: Wave, known: Wave, expected: int | None) -> int | None:
     """Where in what is known a part lies, near where it is expected, if that is known."""
     if expected is None:
         return find(part, known)
-    begin = max(0, expected - round(_BACK_S * OUTPUT_RATE))
-    near = known[begin : expected + round(_ON_S * OUTPUT_RATE)]
-    here = near[expected - begin :][: len(part)]
-    if len(here) == len(part) and alike(part, here) > _SAME:
-        return expected
-    at = find(part, near)
-    return None if at is None else begin + at
-
-
-def alike(one: Wave, other: Wave) -> float:
-    """Correlation, 1 where one is the other but for its loudness."""
-    return float(one @ other) / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-9)
+    for back_s, on_s, least in ((_OFF_S, _OFF_S, _SAME), (_BACK_S, _ON_S, _MOVED)):
+        begin = max(0, expected - round(back_s * OUTPUT_RATE))
+        at = find(part, known[begin : expected + len(part) + round(on_s * OUTPUT_RATE)], least)
+        if at is not None:
+            return begin + at
+    return None

@@ -88,8 +88,8 @@ def root_mean_square(frames: Wave) -> Wave:
     return np.sqrt(mean)
 
 
-def find(part: Wave, known: Wave) -> int | None:
-    """Where in what is known a part that was heard lies."""
+def find(part: Wave, known: Wave, least: float = _SAME) -> int | None:
+    """Where in what is known a part that was heard lies; None if it is nowhere as like it as `least`, of 1."""
     if len(known) < len(part) or float(np.max(np.abs(part), initial=0.0)) < _QUIET:
         return None
     size = 1 << (len(known) + len(part)).bit_length()
@@ -98,4 +98,4 @@ def find(part: Wave, known: Wave) -> int | None:
     energy = np.cumsum(np.concatenate([[0.0], known**2]))
     norms = np.sqrt(np.maximum(energy[len(part) :] - energy[: -len(part)], 1.0)) * float(np.linalg.norm(part))
     place = int(np.argmax(products / norms))
-    return place if products[place] / norms[place] > _SAME else None
+    return place if products[place] / norms[place] > least else None
