@@ -24,6 +24,10 @@ PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_fligh
 # Dialogues in real time with clients that tests/clients/install has made environments for, where OMNI_RT_CLIENTS names
 # their folder. They leave half of the machine to what else is in real time, browsers and calls.
 DIALOGUES := $(if $(OMNI_RT_CLIENTS),tests/clients/test_environments.py tests/clients/test_agents_realtime.py)
+# Computing that takes what the tests in real time leave of the cores: it runs beside them, and gives way to them.
+IDLE := tests/qwen3_omni/test_fast_machine.py tests/qwen3_omni/kernels tests/qwen3_omni/test_exact_conversation.py \
+	tests/qwen3_omni/test_long_utterance.py
+GIVING_WAY := $(if $(shell command -v chrt),chrt --idle 0,nice -n 19)
 # What is in none of these has browsers and sound in real time. Talking with the default models through the page wants
 # the machine for itself.
 ALONE := tests/browser/test_talk.py tests/browser/test_overlaps.py
@@ -46,14 +50,18 @@ test: models
 endif
 
 test-compute: models
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTE) $(addprefix --ignore=,$(PROCESSES) $(IDLE))
 
 test-servers: models
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PROCESSES) $(SERVERS) $(addprefix --ignore=,$(DIALOGUES))
 
 test-live: models
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE) $(addprefix --ignore=,$(ALONE))
-	$(BIN)/python -m pytest $(ALONE)
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(GIVING_WAY) $(BIN)/python -m pytest --timeout 1200 $(IDLE) >build/idle.log 2>&1 & idle=$$!; \
+	trap 'kill $$idle 2>/dev/null' EXIT; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE) \
+		$(addprefix --ignore=,$(ALONE)) && $(BIN)/python -m pytest $(ALONE) && { wait $$idle; made=$$?; } || made=$$?; \
+	cat build/idle.log; exit $$made
 
 models: $(VENV)/.dev
 	$(BIN)/omni-rt doctor --fetch --all
