@@ -62,7 +62,7 @@ _LEFT_FADES = 0.7
 
 # What is left of an echo counts for less the more decibels were taken out of it, from the first to the second number,
 # and the softer it is, from the first root mean square to the second: voice activity hears speech at any loudness.
-_TAKEN_OUT, _SOFT = (9.0, 15.0), (60.0, 30.0)
+_TAKEN_OUT, _SOFT = (6.0, 12.0), (70.0, 35.0)
 
 # Sound, in spectra of full weight, that is not judged before it can be compared: at first, while not so many hops were
 # played in all, more of it if it seemed to be an echo so many hops ago; and within so many hops from the beginning of a
