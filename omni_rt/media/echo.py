@@ -136,14 +136,14 @@ class Echo:
             self._played.clear()
         sound = np.concatenate([self._before, window.astype(np.float32)])
         spectra, power = powers(frames_of(sound) * _WINDOW)
-        soft = 0.0
         live = self._played.advance(at)
         self._count(live)
         expected = self._expect(power)
+        self._seemed = _SEEMED_HOPS if self._delay.suspects else max(0, self._seemed - 2)
         self._doubt_echo(live)
         if self._delay.lag is None:
             self._suppressing = False
-            pcm = window
+            pcm, soft = window, 0.0
         else:
             if not self._suppressing:
                 self._suppressing = True
@@ -183,7 +183,6 @@ class Echo:
 
     def _doubt_echo(self, live: bool) -> None:
         """Who hears nothing of a reply for so long has headphones, or a canceller that works."""
-        self._seemed = _SEEMED_HOPS if self._delay.suspects else max(0, self._seemed - 2)
         if self._delay.lag is not None:
             self._unheard = 0
         elif live and not self._delay.hearing:

@@ -20,8 +20,8 @@ from omni_rt.engine.api import EngineError
 from omni_rt.engine.qwen3_omni.attention import Span
 from omni_rt.engine.qwen3_omni.kv_cache import KVPool
 
-Numbers = NDArray[np.int32]
 Given = Sequence[float] | NDArray[np.int32]
+"""Numbers of a field, one for each row from the first on."""
 BLOCK = 8
 """Rows of one sequence that are attended together where a sequence has several."""
 
@@ -136,11 +136,6 @@ class PassMemory:
         if self._launched is not None:
             self._launched.record()
 
-    def wait(self) -> None:
-        """Until all steps have run that were `launched`."""
-        if self._launched is not None:
-            self._launched.synchronize()
-
     def view(self, bucket: Bucket) -> Pass:
         n, b, s = bucket.rows, bucket.blocks, bucket.sequences
         sizes = [n] * len(self._fields) + [n, n, 3 * n, b, b, b, b, *self._table_sizes(s)]
@@ -236,7 +231,8 @@ class PassMemory:
             head.append(start)
             start += len(cache.pages)
         form = self._format(n)
-        self.wait()
+        if self._launched is not None:
+            self._launched.synchronize()
         form.pack_into(self._host.data, 0, *head, *none)
         at = form.size // 4
         self._host[at : at + len(pages)] = pages
