@@ -1,4 +1,4 @@
-"""What the local engine's ears do when the recogniser fails."""
+"""What the local engine's ears ask of the recogniser, and do when it fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 
 from omni_rt.engine.api import INPUT_RATE, EngineError, Pcm
+from omni_rt.engine.local.asr import Recognised
 from omni_rt.engine.local.ears import Ears
 from omni_rt.engine.local.priorities import Priorities
 from omni_rt.engine.local.utterance import Utterance
@@ -17,10 +18,10 @@ class Deaf:
 
     broken = True
 
-    def transcribe(self, audio: Pcm) -> str:
+    def recognise(self, audio: Pcm, draft: tuple[int, ...]) -> Recognised:
         if self.broken:
             raise RuntimeError("out of memory")
-        return "hello"
+        return Recognised("hello", ())
 
 
 async def test_an_utterance_that_could_not_be_recognised_says_why_and_the_next_one_is() -> None:
@@ -46,3 +47,37 @@ async def test_an_utterance_that_could_not_be_recognised_says_why_and_the_next_o
     assert "out of memory" in failed.error
     assert (understood.final, understood.error) == ("hello", "")
     assert errors == []
+
+
+class Remembering:
+    """Writes as many tokens as there were seconds, and keeps the drafts it was given."""
+
+    def __init__(self) -> None:
+        self.drafts: list[tuple[int, ...]] = []
+
+    def recognise(self, audio: Pcm, draft: tuple[int, ...]) -> Recognised:
+        self.drafts.append(draft)
+        return Recognised("word", tuple(range(len(audio) // INPUT_RATE)))
+
+
+async def test_what_was_understood_so_far_is_the_draft_of_the_next_result() -> None:
+    recogniser, heard = Remembering(), asyncio.Event()
+
+    def understood(_: Utterance) -> None:
+        heard.set()
+
+    ears = Ears(recogniser, Priorities(), 1000, understood, understood, [].append)  # type: ignore[arg-type]
+    sound = np.full(INPUT_RATE, 5000, np.int16)
+    for _ in range(2):
+        heard.clear()
+        ears.append(np.concatenate([sound, sound]))
+        await asyncio.wait_for(heard.wait(), 10)
+    heard.clear()
+    ears.append(sound)
+    ears.commit("first")
+    await asyncio.wait_for(heard.wait(), 10)
+    ears.append(sound)
+    ears.commit("second")
+    await ears.settled()
+    ears.close()
+    assert recogniser.drafts == [(), (0, 1), (0, 1, 2, 3), ()]

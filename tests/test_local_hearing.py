@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -46,6 +48,51 @@ def test_human_speech_is_understood(recogniser: Recogniser) -> None:
 def test_quiet_speech_is_understood(recogniser: Recogniser) -> None:
     quiet = (clip("something").pcm * 0.02).astype(np.int16)
     assert normalise(recogniser.transcribe(quiet)) == normalise(clip("something").words)
+
+
+class Counting:
+    """A decoder that counts its steps."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.steps = 0
+        self._run = decoder.run
+
+    def run(self, wanted: Any, feeds: Any) -> Any:
+        self.steps += 1
+        return self._run(wanted, feeds)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("missing_s", [0.0, 0.3, 0.6, 1.0])
+def test_what_was_understood_before_is_only_read(
+    recogniser: Recogniser, missing_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Counting(recogniser._decoder)
+    monkeypatch.setattr(recogniser, "_decoder", counting)
+    steps = [0, 0]
+    for spoken in clips():
+        earlier = spoken.pcm[: len(spoken.pcm) - round(missing_s * INPUT_RATE)]
+        draft = recogniser.recognise(earlier).tokens if len(earlier) else ()
+        results = []
+        for index, given in enumerate(((), draft)):
+            before = counting.steps
+            results.append(recogniser.recognise(spoken.pcm, given))
+            steps[index] += counting.steps - before
+        assert results[1] == results[0]
+    assert steps[1] < 0.5 * steps[0]
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("others", ["a wrong beginning", "more than was said", "nothing but the end"])
+def test_a_wrong_draft_changes_nothing(recogniser: Recogniser, others: str) -> None:
+    for spoken in clips():
+        plain = recogniser.recognise(spoken.pcm)
+        draft = {
+            "a wrong beginning": (1000, *plain.tokens),
+            "more than was said": (*plain.tokens, *plain.tokens),
+            "nothing but the end": (2, 2, 2),
+        }[others]
+        assert recogniser.recognise(spoken.pcm, draft) == plain
 
 
 @pytest.mark.models

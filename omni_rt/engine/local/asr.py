@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,16 @@ _SPEECH_PEAK = 0.5
 _MOST_GAIN = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """The words, and the tokens that the model wrote, whether or not they count as words."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
 class Recogniser:
-    """The loaded model. `transcribe` may be called from several threads at once."""
+    """The loaded model. Its methods may be called from several threads at once."""
 
     def __init__(self, encoder: Path, decoder: Path, tokenizer: Path, threads: int) -> None:
         """Raises EngineError when a file is not what it should be."""
@@ -62,28 +72,38 @@ class Recogniser:
 
     def transcribe(self, pcm: Pcm) -> str:
         """The words in at most some 30 s of 16 kHz audio; empty if nobody speaks in it."""
-        return self._words_of(_samples(pcm), 0, _SURE)
+        return self.recognise(pcm).text
+
+    def recognise(self, pcm: Pcm, draft: Sequence[int] = ()) -> Recognised:
+        """The same, sooner the more of `draft`, the tokens of an earlier result, are in this one too: they are read in
+        one step, and hold as far as the model would have written them."""
+        return self._words_of(_samples(pcm), 0, _SURE, draft)
 
     def overhear(self, pcm: Pcm) -> str:
         """The words of a clip of at most some seconds; empty if there are none, or a crowd's."""
-        return self._words_of(_samples(pcm), _AROUND_CLIP, _SURE_OF_CLIP)
+        return self._words_of(_samples(pcm), _AROUND_CLIP, _SURE_OF_CLIP).text
 
     def warm_up(self) -> None:
         self._decode(np.zeros(INPUT_RATE, np.float32))
 
-    def _words_of(self, samples: Samples, around: int, least: float) -> str:
+    def _words_of(self, samples: Samples, around: int, least: float, draft: Sequence[int] = ()) -> Recognised:
         """The words if the model is sure of them; `around`: samples of silence to put at both ends."""
         if not has_speech(samples):
-            return ""
-        text, sure = self._decode(np.pad(samples, around))
+            return Recognised("", ())
+        tokens, sure = self._decode(np.pad(samples, around), draft)
+        return Recognised(self._believed(tokens, sure, least), tuple(tokens))
+
+    def _believed(self, tokens: Sequence[int], sure: float, least: float) -> str:
+        spelled = b"".join(self._words[token] for token in tokens if token >= _FIRST_WORD)
+        text = spelled.decode(errors="replace").replace("▁", " ").replace('"', "").strip(" '")
         letters = [character for character in text if character.isalpha()]
         foreign = sum(not character.isascii() and character > "ɏ" for character in letters)
         if sure < least or 2 * foreign > len(letters) or text.strip(" .!?").lower() in _FROM_NOISE:
             return ""
         return text if any(character.isalnum() for character in text) else ""
 
-    def _decode(self, samples: Samples) -> tuple[str, float]:
-        """Text and the mean log-probability of its tokens."""
+    def _decode(self, samples: Samples, draft: Sequence[int] = ()) -> tuple[list[int], float]:
+        """The likeliest tokens, one after the other, and the mean of their log-probabilities."""
         encoded = self._encoder.run(
             None, {"input_values": samples[None], "attention_mask": np.ones((1, len(samples)), np.int64)}
         )[0]
@@ -92,31 +112,52 @@ class Recogniser:
             # despite its name this mask counts samples; it is strided down inside the graph
             "encoder_attention_mask": np.ones((1, len(samples)), np.int64),
             "encoder_hidden_states": encoded,
-            "input_ids": np.array([[_START]]),
+            "input_ids": np.array([[_START, *draft]]),
             "use_cache_branch": np.array([False]),
         }
         wanted = self._present
-        tokens: list[int] = []
-        sureness: list[float] = []
-        for _ in range(int(len(samples) / INPUT_RATE * _TOKENS_PER_S) + 4):
+        written = _Written(int(len(samples) / INPUT_RATE * _TOKENS_PER_S) + 4)
+        while True:
             logits, *caches = self._decoder.run(wanted, feeds)
-            row = logits[0, -1]
-            token = int(row.argmax())
-            sureness.append(-float(np.log(np.exp(row - row[token]).sum())))
-            if token == _END:
-                break
-            tokens.append(token)
-            if loop := _loop(tokens):
-                del tokens[-loop * (_LOOP - 1) :]
-                break
+            taken = written.take(logits[0], draft)
+            if written.ended:
+                return written.tokens, float(np.mean(written.sureness))
             for name, cache in zip(wanted[1:], caches, strict=True):
+                if draft and ".encoder." not in name:
+                    cache = np.ascontiguousarray(cache[:, :, : 1 + taken])
                 feeds[name.replace("present", "past_key_values")] = cache
-            feeds["input_ids"] = np.array([[token]])
+            draft = ()
+            feeds["input_ids"] = np.array([[written.tokens[-1]]])
             feeds["use_cache_branch"] = np.array([True])
             wanted = self._grown
-        spelled = b"".join(self._words[token] for token in tokens if token >= _FIRST_WORD)
-        text = spelled.decode(errors="replace").replace("▁", " ").replace('"', "")
-        return text.strip(" '"), float(np.mean(sureness))
+
+
+class _Written:
+    """What a decoder has written, at most `most` tokens with the mark of its end."""
+
+    def __init__(self, most: int) -> None:
+        self.tokens: list[int] = []
+        self.sureness: list[float] = []
+        self.ended = False
+        self._most = most
+
+    def take(self, logits: Samples, draft: Sequence[int]) -> int:
+        """Write what follows each of the tokens read, the last one and those of `draft` (logits: tokens x vocabulary);
+        how many of `draft` were what would have been written."""
+        index = 0
+        for index, row in enumerate(logits):
+            token = int(row.argmax())
+            self.sureness.append(-float(np.log(np.exp(row - row[token]).sum())))
+            self.ended = token == _END
+            if not self.ended:
+                self.tokens.append(token)
+                if loop := _loop(self.tokens):
+                    del self.tokens[-loop * (_LOOP - 1) :]
+                    self.ended = True
+            self.ended = self.ended or len(self.sureness) >= self._most
+            if self.ended or index == len(draft) or draft[index] != token:
+                break
+        return index
 
 
 def _samples(pcm: Pcm) -> Samples:

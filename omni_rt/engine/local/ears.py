@@ -41,6 +41,7 @@ class _Result:
     """A piece of an utterance; `whole` if it is the last one."""
 
     part: Understood
+    tokens: tuple[int, ...]
     whole: bool
     seconds: float
 
@@ -188,7 +189,7 @@ class Ears:
             audio = utterance.audio(start)
             if growing:
                 self._running = _Running(utterance, start + len(audio), task)
-            return partial(self._transcribe, audio, start)
+            return partial(self._transcribe, audio, start, utterance.draft(start))
 
         async def run() -> float:
             while True:
@@ -197,7 +198,7 @@ class Ears:
                 if result is None or utterance.cuts != cuts:
                     return 0.0
                 if result.whole:
-                    utterance.understand(result.part)
+                    utterance.understand(result.part, result.tokens)
                     return result.seconds
                 utterance.settled.append(result.part)
 
@@ -210,9 +211,10 @@ class Ears:
             if growing:
                 self._running = None
 
-    def _transcribe(self, audio: Pcm, start: int) -> _Result:
+    def _transcribe(self, audio: Pcm, start: int, draft: tuple[int, ...]) -> _Result:
         started = time.monotonic()
         cut = next_cut(audio)
         audio = audio if cut is None else audio[:cut]
-        text = self._recogniser.transcribe(audio)
-        return _Result(Understood(start + len(audio), text), cut is None, time.monotonic() - started)
+        found = self._recogniser.recognise(audio, draft)
+        part = Understood(start + len(audio), found.text)
+        return _Result(part, found.tokens, cut is None, time.monotonic() - started)

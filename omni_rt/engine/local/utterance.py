@@ -53,6 +53,7 @@ class Utterance:
     latest: Understood | None = None
     stable: tuple[str, ...] = ()
     cuts: int = 0
+    _draft: tuple[int, tuple[int, ...]] = (0, ())
     _chunks: list[Pcm] = field(default_factory=list)
     _levels: list[_Level] = field(default_factory=lambda: [_Level()])
 
@@ -116,8 +117,14 @@ class Utterance:
         joined = np.concatenate(chunks[::-1])
         return joined[len(joined) - max(0, self.samples - start) :]
 
-    def understand(self, last: Understood) -> None:
-        """Take what was recognised behind the settled pieces; words that stand in two results running are stable."""
+    def draft(self, start: int) -> tuple[int, ...]:
+        """What the recogniser wrote last of the audio from sample `start` on: it will write much the same of more."""
+        return self._draft[1] if self._draft[0] == start else ()
+
+    def understand(self, last: Understood, tokens: tuple[int, ...] = ()) -> None:
+        """Take what was recognised behind the settled pieces, in the recogniser's tokens too; words that stand in two
+        results running are stable."""
+        self._draft = self.settled[-1].samples if self.settled else 0, tokens
         text = " ".join(part.text for part in (*self.settled, last) if part.text)
         before = self.latest.text.split() if self.latest else []
         now = text.split()
