@@ -70,13 +70,13 @@ def test_what_was_understood_before_is_only_read(
     counting = Counting(recogniser._decoder)
     monkeypatch.setattr(recogniser, "_decoder", counting)
     steps = [0, 0]
-    for spoken in clips():
-        earlier = spoken.pcm[: len(spoken.pcm) - round(missing_s * INPUT_RATE)]
+    for said in clips():
+        earlier = said.pcm[: len(said.pcm) - round(missing_s * INPUT_RATE)]
         draft = recogniser.recognise(earlier).tokens if len(earlier) else ()
         results = []
         for index, given in enumerate(((), draft)):
             before = counting.steps
-            results.append(recogniser.recognise(spoken.pcm, given))
+            results.append(recogniser.recognise(said.pcm, given))
             steps[index] += counting.steps - before
         assert results[1] == results[0]
     assert steps[1] < 0.5 * steps[0]
@@ -85,14 +85,14 @@ def test_what_was_understood_before_is_only_read(
 @pytest.mark.models
 @pytest.mark.parametrize("others", ["a wrong beginning", "more than was said", "nothing but the end"])
 def test_a_wrong_draft_changes_nothing(recogniser: Recogniser, others: str) -> None:
-    for spoken in clips():
-        plain = recogniser.recognise(spoken.pcm)
+    for said in clips():
+        plain = recogniser.recognise(said.pcm)
         draft = {
             "a wrong beginning": (1000, *plain.tokens),
             "more than was said": (*plain.tokens, *plain.tokens),
             "nothing but the end": (2, 2, 2),
         }[others]
-        assert recogniser.recognise(spoken.pcm, draft) == plain
+        assert recogniser.recognise(said.pcm, draft) == plain
 
 
 @pytest.mark.models

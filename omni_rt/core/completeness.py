@@ -1,6 +1,5 @@
 """Whether a turn's words can be all of it: a phrase that cannot end so, one that can, a short answer that needs no
-more. Tables of words tell at once; how likely a language model takes the end of the words for that of a sentence tells
-more, a moment later."""
+more. Tables of words tell at once."""
 
 from __future__ import annotations
 
@@ -9,16 +8,7 @@ from typing import Literal
 
 from omni_rt.core.phrases import base_language, phrases, words
 
-Completeness = Literal["unfinished", "open", "whole", "complete"]
-
-# Probability that a sentence ends here. In 38 questions and answers as people speak them, a chat model's of 1.5 billion
-# parameters was _WHOLE or more at 7 % of the places between two words and at 68 % of the ends; below _UNFINISHED at
-# 83 % and 13 %.
-_WHOLE = 0.2
-_UNFINISHED = 0.01
-# Of answers of a word or two, which are hardly sentences, and to what is not said again, less is believed.
-_FEW_WORDS = 4
-_UNFINISHED_FEW = 0.0005
+Completeness = Literal["unfinished", "open", "complete"]
 
 _GOES_ON: Mapping[str, frozenset[str]] = {
     "en": phrases(
@@ -68,21 +58,16 @@ _ENOUGH: Mapping[str, frozenset[str]] = {
 }
 
 
-def completeness(text: str, language: str = "en", ending: float | None = None) -> Completeness:
+def completeness(text: str, language: str = "en") -> Completeness:
     """Of the words of a turn so far, as transcribed with punctuation; without any it has hardly begun. `language` is a
-    tag such as "en" or "en-US"; "" means English; of a language without tables only the punctuation tells. `ending` is
-    the probability, by a language model, that the words end a sentence; None if it is not known."""
+    tag such as "en" or "en-US"; "" means English; of a language without tables only the punctuation tells."""
     tag, written = base_language(language), text.strip()
     said = words(written)
     if not said:
         return "unfinished"
     if " ".join(said) in _ENOUGH.get(tag, ()):
         return "complete"
-    if ending is not None and ending >= _WHOLE:
-        return "whole"
-    if ending is not None and ending < (_UNFINISHED_FEW if len(said) < _FEW_WORDS else _UNFINISHED):
-        return "unfinished"
     if written.endswith("?"):
         return "open"
-    goes_on = ending is None and written.endswith((",", ";", ":", "-", "–", "—", "...", "…"))
+    goes_on = written.endswith((",", ";", ":", "-", "–", "—", "...", "…"))
     return "unfinished" if goes_on or said[-1] in _GOES_ON.get(tag, ()) else "open"

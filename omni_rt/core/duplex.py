@@ -24,7 +24,6 @@ from omni_rt.core.actions import (
     StopReply,
     Unduck,
 )
-from omni_rt.core.completeness import Completeness
 from omni_rt.core.idleness import Idleness
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
@@ -38,6 +37,7 @@ from omni_rt.core.turns import (
     TurnEnded,
     TurnPolicy,
     TurnSignal,
+    Words,
 )
 
 # Speech that ended so little later than the words that are known was not more of it.
@@ -172,7 +172,7 @@ class Duplex:
             actions += self._on_signal(signal)
         return actions
 
-    def understood(self, words: Completeness, *, final: bool = True) -> list[Action]:
+    def understood(self, words: Words, *, final: bool = True) -> list[Action]:
         """What is known of the words of the open utterance, whose reply is being prepared; unless `final`, more will
         be told."""
         actions: list[Action] = []

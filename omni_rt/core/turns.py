@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from omni_rt.core.completeness import Completeness
@@ -12,14 +13,24 @@ from omni_rt.core.timeline import WINDOW_MS, Activity, EndScore
 RELEASE_MARGIN = 0.15
 # The doubt that a turn is over whose words cannot be all of it.
 _UNFINISHED = 0.9
-# So much of the score's doubt is left where the words can be all of it.
-_WHOLE = 0.6
 # The doubt about a turn whose score is just complete.
 _LEFT = 0.25
+# How likely a turn is over for no doubt to be left, and how the doubt grows below that.
+_SURE, _BEND = 0.7, 0.6
+# A probability is never more certain than that.
+_CERTAIN = 1e-5
 # A silence of this length inside a turn is a pause that the person makes; what is shorter is the sound of speech.
 _PAUSE_MS = 160
 # Less than this is no speech whatever the threshold.
 LEAST = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is known of a turn's words: by tables, and how likely a sentence ends with them by a language model."""
+
+    kind: Completeness
+    ending: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +40,10 @@ class TurnPolicy:
     With `fixed_silence_ms` a turn ends after exactly that much silence. Without it the end-of-turn score decides, which
     is asked for after `check_silence_ms`. From `sure_score` on the turn ends after `least_silence_ms`, or as soon as
     the score is known; below it the wait grows with the doubt, slowly down to `complete_score`, up to
-    `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a turn give it, words that can be
-    take some of it, a short answer leaves none. The person's own pauses move both ends of the wait (`Patience`). While
-    the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`, or until something is
-    known of them if the score is sure.
+    `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a turn give it, a short answer
+    leaves none, and how likely a sentence ends with them is one more witness beside the score. The person's own pauses
+    move both ends of the wait (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for
+    them up to `words_ms`.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.
@@ -51,24 +62,31 @@ class TurnPolicy:
     words_ms: int = 0
 
     def wait_ms(
-        self, score: float | None, words: Completeness | None, patience: Patience, *, awaiting_words: bool = False
+        self, score: float | None, words: Words | None, patience: Patience, *, awaiting_words: bool = False
     ) -> int:
         """Silence after which the turn is over, given the latest score and what is known of its words, if anything."""
         if self.fixed_silence_ms is not None:
             return self.fixed_silence_ms
         limit = patience.limit_ms(self.silence_limit_ms)
         least = patience.least_ms(self.least_silence_ms, limit)
-        if words == "complete":
+        if words is not None and words.kind == "complete":
             return least
         if score is None:
             return limit
-        doubt, sure = self._doubt(score), score >= self.sure_score
-        if words == "unfinished":
-            doubt = max(doubt, _UNFINISHED)
-        elif words == "whole":
-            doubt = min(doubt, max(_WHOLE * doubt, _LEFT))
+        if words is not None and words.ending is not None:
+            doubt = self._doubt_of_both(score, words.ending)
+        elif words is not None and words.kind == "unfinished":
+            doubt = max(self._doubt(score), _UNFINISHED)
+        else:
+            doubt = self._doubt(score)
         wait = round(least + doubt * (limit - least))
-        return max(wait, self.words_ms) if awaiting_words and not (sure and words) else wait
+        return max(wait, self.words_ms) if awaiting_words else wait
+
+    def _doubt_of_both(self, score: float, ending: float) -> float:
+        """Two witnesses that know nothing of each other: their odds multiply. `complete_score` is the score that says
+        nothing."""
+        over = 1 / (1 + math.exp(_logit(self.complete_score) - _logit(score) - _logit(ending)))
+        return _UNFINISHED * float(max(0.0, 1 - over / _SURE) ** _BEND)
 
     def _doubt(self, score: float) -> float:
         """1 at score 0, _LEFT at `complete_score`, 0 from `sure_score` on, linear between them."""
@@ -77,6 +95,11 @@ class TurnPolicy:
         if score >= self.complete_score:
             return _LEFT * (self.sure_score - score) / (self.sure_score - self.complete_score)
         return 1 - (1 - (_LEFT if self.sure_score > self.complete_score else 0.0)) * score / self.complete_score
+
+
+def _logit(probability: float) -> float:
+    bounded = min(max(probability, _CERTAIN), 1 - _CERTAIN)
+    return math.log(bounded / (1 - bounded))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +150,7 @@ class TurnDetector:
         self._run_start_ms = 0
         self._run_ms = 0
         self._score: float | None = None
-        self._words: Completeness | None = None
+        self._words: Words | None = None
         self._awaiting_words = False
         self._scored_ms = 0
         self.patience = Patience()
@@ -191,7 +214,7 @@ class TurnDetector:
         """What is known of the words up to the present pause will be told."""
         self._awaiting_words = True
 
-    def understood(self, words: Completeness, *, final: bool = True) -> list[TurnSignal]:
+    def understood(self, words: Words, *, final: bool = True) -> list[TurnSignal]:
         """What is known of the words up to the present pause; unless it is `final`, more will be told."""
         if not self._speaking or not self.silence_ms:
             return []

@@ -33,6 +33,7 @@ from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, Timeline
+from omni_rt.core.turns import Words
 from omni_rt.engine.api import Ending, Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
@@ -223,7 +224,7 @@ class Session:
             if utterance.held_ms is None:
                 return  # of a reply that was given up: the person has gone on
             utterance.understood = transcript
-            words = completeness(transcript.text, self._language)
+            words = Words(completeness(transcript.text, self._language))
             more = self.capabilities.judges_endings and bool(transcript.text)
             self.act(self.duplex.understood(words, final=not more))
             return
@@ -234,8 +235,8 @@ class Session:
         if utterance is None or utterance.held_ms is None or ending.item_id != utterance.item_id:
             return
         if utterance.understood is not None:
-            words = completeness(utterance.understood.text, self._language, ending.probability)
-            self.act(self.duplex.understood(words))
+            kind = completeness(utterance.understood.text, self._language)
+            self.act(self.duplex.understood(Words(kind, ending.probability)))
 
     def on_error(self, error: EngineError) -> None:
         self.events.error(WireError(error.code, str(error), kind="server_error"))

@@ -29,14 +29,13 @@ from omni_rt.core.actions import (
     TimeOut,
     Unduck,
 )
-from omni_rt.core.completeness import Completeness
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, DuplexPolicy
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import OverlapPolicy
 from omni_rt.core.playout import Playout
 from omni_rt.core.timeline import WINDOW_MS, EndScore
-from omni_rt.core.turns import TurnPolicy
+from omni_rt.core.turns import TurnPolicy, Words
 from omni_rt.engine.api import ToolCall
 from tests.core.actors import Judge, Loudspeaker, Plan, Sound, Voice, words_of
 from tests.core.order import Order
@@ -63,7 +62,7 @@ PUSH_TO_TALK = DuplexPolicy(None, OverlapPolicy(224))
 
 Deed = (
     Literal["create", "cancel", "commit", "clear", "hush", "transport lost", "engine lost", "engine back"]
-    | Completeness
+    | Words
     | DuplexPolicy
 )
 Chunk = Literal["text", "call", "end"] | int
@@ -232,7 +231,7 @@ class Dialogue:
                 waiting, self._waiting = self._waiting, []
                 for reply in waiting:
                     self._ask(reply)
-            case "unfinished" | "complete" | "open":
+            case Words():
                 self._act(self.duplex.understood(deed))
             case DuplexPolicy():
                 self._act(self.duplex.set_policy(deed))

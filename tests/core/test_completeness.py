@@ -36,24 +36,3 @@ from omni_rt.core.completeness import completeness
 )
 def test_completeness(text: str, language: str, expected: str) -> None:
     assert completeness(text, language) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "ending", "expected"),
-    [
-        ("I would like to go to Paris.", 0.4, "whole"),
-        ("I would like to go to Paris.", 0.1, "open"),
-        ("I would like to go to.", 0.1, "unfinished"),
-        ("I think we talked about.", 0.3, "whole"),
-        ("I would like to see Paris,", 0.3, "whole"),
-        ("I would like to see Paris,", 0.1, "open"),
-        ("They have been carried", 0.001, "unfinished"),
-        ("They carried", 0.001, "open"),
-        ("They carried", 0.0001, "unfinished"),
-        ("Yes.", 0.0, "complete"),
-        ("", 0.9, "unfinished"),
-    ],
-)
-def test_a_language_model_knows_better_where_sentences_end(text: str, ending: float, expected: str) -> None:
-    """Than the last word or mark, but not than the list of short answers."""
-    assert completeness(text, "en", ending) == expected

@@ -12,6 +12,7 @@ from omni_rt.core.actions import CloseUtterance, FinishReply, ReleaseReply, Star
 from omni_rt.core.duplex import DuplexPolicy
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.playout import ASSUMED_DELAY_MS
+from omni_rt.core.turns import Words
 from tests.core.actors import Judge, Loudspeaker, Plan, Sound, Voice
 from tests.core.dialogue import BY_WORDS, PUSH_TO_TALK, SEMANTIC, SERVER_VAD, SPECULATIVE, TURNS, Deed, Dialogue
 
@@ -70,8 +71,9 @@ FINDING = st.sampled_from(
     ]
 )
 POLICIES = st.one_of(FINDING, st.just(PUSH_TO_TALK))
-WORDS: st.SearchStrategy[Deed] = st.sampled_from(
-    ["create", "cancel", "commit", "clear", "hush", "engine lost", "engine back", "unfinished", "complete", "open"]
+DEEDS: st.SearchStrategy[Deed] = st.one_of(
+    st.sampled_from(["create", "cancel", "commit", "clear", "hush", "engine lost", "engine back"]),
+    st.builds(Words, st.sampled_from(["unfinished", "complete", "open"]), st.sampled_from([None, 0.0, 0.1, 1.0])),
 )
 MEANINGS: st.SearchStrategy[Meaning] = st.sampled_from(["nothing", "backchannel", "stop", "words"])
 LATENESS = st.sampled_from([0, 100, 600, 3000, None])
@@ -106,7 +108,7 @@ SCRIPTS = st.builds(
     JUDGES,
     st.lists(PLANS, min_size=1, max_size=4),
     LOUDSPEAKERS,
-    st.lists(st.tuples(st.integers(0, BUSY_MS), st.one_of(WORDS, POLICIES)), max_size=8),
+    st.lists(st.tuples(st.integers(0, BUSY_MS), st.one_of(DEEDS, POLICIES)), max_size=8),
     TELLERS,
 )
 MANY = settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])

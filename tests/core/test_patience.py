@@ -9,6 +9,7 @@ import pytest
 from omni_rt.core.actions import CloseUtterance, StartReply
 from omni_rt.core.completeness import Completeness
 from omni_rt.core.patience import Patience
+from omni_rt.core.turns import Words
 from tests.core.actors import Judge, Plan, Sound
 from tests.core.dialogue import SPECULATIVE, TURNS, Dialogue
 
@@ -72,8 +73,8 @@ def test_who_speaks_long_after_the_end_while_the_reply_is_made_was_not_cut_in_on
 def test_a_phrase_that_goes_on_is_waited_for_and_a_short_answer_is_not(
     score: float | None, words: Completeness, wait_ms: int
 ) -> None:
-    assert TURNS.wait_ms(score, words, Patience()) == wait_ms
-    assert replace(TURNS, fixed_silence_ms=500).wait_ms(score, words, Patience()) == 500
+    assert TURNS.wait_ms(score, Words(words), Patience()) == wait_ms
+    assert replace(TURNS, fixed_silence_ms=500).wait_ms(score, Words(words), Patience()) == 500
 
 
 @pytest.mark.parametrize(("words", "ends_ms"), [("complete", 1700), ("unfinished", 3008)])
@@ -82,7 +83,7 @@ def test_words_that_come_while_the_reply_is_prepared_end_the_turn_or_keep_it_ope
 ) -> None:
     d = Dialogue(
         Sound(512, 1536, "yes"), until=6000, policy=SPECULATIVE, judge=Judge(scores=(0.9,), delay_ms=300),
-        client=((1700, words),),
+        client=((1700, Words(words)),),
     )  # fmt: skip
     assert [at for at, action in d.actions if isinstance(action, CloseUtterance)] == [ends_ms]
     assert d.actions[1][1] == StartReply(1, speculative=True)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_rt.core.completeness import Completeness
 from omni_rt.core.patience import Patience
 from omni_rt.core.timeline import Activity, EndScore
 from omni_rt.core.turns import (
@@ -21,6 +20,7 @@ from omni_rt.core.turns import (
     TurnEnded,
     TurnPolicy,
     TurnSignal,
+    Words,
 )
 from tests.core.dialogue import TURNS
 
@@ -66,27 +66,49 @@ def speaking(policy: TurnPolicy = TURNS) -> Listener:
     [(None, 1600), (1.0, 160), (0.5, 160), (0.4, 448), (0.25, 880), (0.1, 1312), (0.0, 1600)],
 )
 def test_the_wait_grows_with_the_doubt(score: float | None, wait: int) -> None:
-    assert TURNS.wait_ms(score, "open", Patience()) == wait
-    assert FIXED.wait_ms(score, "open", Patience()) == 320
+    assert TURNS.wait_ms(score, Words("open"), Patience()) == wait
+    assert FIXED.wait_ms(score, Words("open"), Patience()) == 320
 
 
 @pytest.mark.parametrize(
     ("score", "wait"), [(1.0, 160), (0.9, 160), (0.7, 340), (0.5, 520), (0.25, 1060), (0.0, 1600), (None, 1600)]
 )
 def test_between_complete_and_sure_a_little_doubt_is_left(score: float | None, wait: int) -> None:
-    assert replace(TURNS, sure_score=0.9).wait_ms(score, "open", Patience()) == wait
+    assert replace(TURNS, sure_score=0.9).wait_ms(score, Words("open"), Patience()) == wait
+
+
+@pytest.mark.parametrize(
+    ("score", "ending", "wait"),
+    [
+        (0.95, 0.4, 160), (0.95, 0.1, 320), (0.95, 0.01, 1268), (0.95, 0.0, 1456), (0.98, 0.05, 160),
+        (0.5, 0.7, 160), (0.5, 0.5, 771), (0.2, 0.9, 247), (0.02, 0.4, 1441), (0.0, 0.99, 1455), (0.0, 0.0, 1456),
+    ],
+)  # fmt: skip
+def test_how_likely_a_sentence_ends_is_a_second_witness(score: float, ending: float, wait: int) -> None:
+    assert replace(TURNS, sure_score=0.9).wait_ms(score, Words("open", ending), Patience()) == wait
+
+
+def test_a_second_witness_outweighs_the_last_word_but_no_short_answer() -> None:
+    assert TURNS.wait_ms(0.9, Words("unfinished", 0.9), Patience()) == 160
+    assert TURNS.wait_ms(0.1, Words("complete", 0.0), Patience()) == 160
+    assert TURNS.wait_ms(None, Words("open", 0.9), Patience()) == 1600
+
+
+@pytest.mark.parametrize(("complete_score", "wait"), [(0.35, 160), (0.5, 542), (0.7, 940)])
+def test_who_is_eager_needs_less_of_both(complete_score: float, wait: int) -> None:
+    policy = replace(TURNS, complete_score=complete_score)
+    assert policy.wait_ms(0.7, Words("open", 0.4), Patience()) == wait
 
 
 @pytest.mark.parametrize(
     ("score", "words", "wait"),
     [
-        (0.95, None, 512), (0.95, "open", 160), (0.95, "unfinished", 1456), (0.95, "whole", 160),
-        (0.7, None, 512), (0.7, "open", 512), (0.7, "whole", 512), (0.7, "complete", 160),
-        (0.0, "open", 1600), (0.0, "whole", 1024), (None, "complete", 160), (None, "whole", 1600),
+        (0.95, None, 512), (0.95, Words("open"), 512), (0.95, Words("unfinished"), 1456),
+        (0.0, Words("open"), 1600), (0.95, Words("complete"), 160), (None, Words("complete"), 160),
     ],
 )  # fmt: skip
-def test_words_that_are_asked_for_are_waited_for(score: float | None, words: Completeness | None, wait: int) -> None:
-    """Until then, unless the score is sure and something is known of them, a turn lasts at least `words_ms`."""
+def test_words_that_are_asked_for_are_waited_for(score: float | None, words: Words | None, wait: int) -> None:
+    """Until all is told of them a turn lasts at least `words_ms`."""
     policy = replace(TURNS, sure_score=0.9, words_ms=512)
     assert policy.wait_ms(score, words, Patience(), awaiting_words=True) == wait
 
@@ -95,9 +117,9 @@ def test_words_that_are_known_are_not_waited_for() -> None:
     policy = replace(TURNS, sure_score=0.9, words_ms=512, speculate_ms=96)
     listener = speaking(policy).hear(5, QUIET)
     listener.detector.await_words()
-    assert listener.judge(800, 0.7).hear(6, QUIET).take() == [Hesitated(640), ScoreWanted(800)]
-    assert listener.detector.understood("open", final=False) == []
-    assert listener.detector.understood("whole") == [TurnEnded(640, 992)]
+    assert listener.judge(800, 0.95).hear(6, QUIET).take() == [Hesitated(640), ScoreWanted(800)]
+    assert listener.detector.understood(Words("open"), final=False) == []
+    assert listener.detector.understood(Words("open", 0.7)) == [TurnEnded(640, 992)]
 
 
 def test_words_that_never_come_are_waited_for_no_longer() -> None:
@@ -110,12 +132,12 @@ def test_words_of_an_earlier_pause_are_void() -> None:
     listener = speaking(replace(TURNS, words_ms=512)).hear(5, QUIET)
     listener.detector.await_words()
     listener.hear(3, LOUD)
-    assert listener.detector.understood("complete") == []
+    assert listener.detector.understood(Words("complete")) == []
     assert listener.hear(5, QUIET).judge(1056, 0.9).take()[-1] == TurnEnded(896, 1056)
 
 
 def test_every_score_is_sure_when_none_is_asked_for() -> None:
-    assert replace(TURNS, complete_score=0.0).wait_ms(0.0, "open", Patience()) == 160
+    assert replace(TURNS, complete_score=0.0).wait_ms(0.0, Words("open"), Patience()) == 160
 
 
 def test_three_windows_open_a_turn_where_the_first_began() -> None:
