@@ -112,7 +112,7 @@ class LocalSettings(Section):
     context_tokens: int = Field(4096, ge=1024, le=32768, description="context per session")
     max_reply_tokens: int = Field(160, ge=8, le=4096, description="longest reply")
     temperature: float = Field(0.3, ge=0.0, le=2.0, description="sampling temperature when the client names none")
-    partial_every_ms: int = Field(480, ge=100, le=5000, description="how often the open utterance is recognised again")
+    partial_every_ms: int = Field(320, ge=100, le=5000, description="how often the open utterance is recognised again")
     eyes: bool = Field(True, description="describe camera frames (objects and printed words) in the prompt")
 
 
@@ -155,7 +155,7 @@ class TurnSettings(Section):
     vad_threshold: float = Field(0.5, ge=0.05, le=0.95, description="speech probability that counts as speech")
     onset_ms: int = Field(96, ge=32, le=500, description="speech needed to open an utterance")
     pre_roll_ms: int = Field(300, ge=0, le=2000, description="audio kept from before the onset")
-    check_silence_ms: int = Field(64, ge=64, le=2000, description="silence after which the end of turn is judged")
+    check_silence_ms: int = Field(32, ge=32, le=2000, description="silence after which the end of turn is judged")
     least_silence_ms: int = Field(160, ge=64, le=2000, description="silence before which no turn ends")
     speculate_ms: int = Field(64, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
     complete_score: float = Field(

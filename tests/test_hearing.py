@@ -79,7 +79,10 @@ def cycle(*sizes: int) -> Iterator[int]:
 def expected(ears: Ears, pcm: Pcm) -> list[Activity]:
     state = VadState()
     whole = pcm[: len(pcm) // WINDOW * WINDOW].reshape(-1, WINDOW)
-    return [Activity((i + 1) * WINDOW_MS, ears.vad.step(state, window)) for i, window in enumerate(whole)]
+    return [
+        Activity((i + 1) * WINDOW_MS, ears.vad.step(state, window), pytest.approx(np.sqrt(np.mean(window**2.0)), 1e-4))
+        for i, window in enumerate(whole)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ async def test_reset_forgets_the_room_and_keeps_the_timeline(ears: Ears, listene
     listener.hearing.feed(second)
     heard = await listener.heard(len(first) + len(second))
     fresh = expected(ears, second)
-    assert heard[64:] == [Activity(event.at_ms + 2048, event.speech) for event in fresh]
+    assert heard[64:] == [Activity(event.at_ms + 2048, event.speech, event.level) for event in fresh]
 
 
 async def test_a_closed_hearing_is_silent(listener: Listener) -> None:

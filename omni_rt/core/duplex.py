@@ -50,7 +50,8 @@ class DuplexPolicy:
 
     `overlap` says what of the speech over a reply is an interruption. What is none is an answer if it came within the
     last `answer_ms` of the reply. A window that is speech with a probability of `duck_threshold` ducks the reply,
-    without one its onset does. An utterance has `speculations` held replies at most. `idle_ms` after a reply was heard,
+    without one its onset does. An utterance has `speculations` held replies at most, and one more for every second of
+    speech. `idle_ms` after a reply was heard,
     if nobody has spoken since, another is made; None: never.
     """
 
@@ -398,11 +399,12 @@ class Duplex:
     def _speculate(self) -> list[Action]:
         if not self._utterance_open or not self.policy.create_reply or self._owed or self._hushed_ms is not None:
             return []
-        if self._phase is not ReplyPhase.NONE or self._speculated >= self.policy.speculations:
+        if self._phase is not ReplyPhase.NONE or self._turns is None:
+            return []
+        if self._speculated >= self.policy.speculations + self._turns.speech_ms // 1000:
             return []
         self._speculated += 1
-        if self._turns is not None:
-            self._turns.await_words()
+        self._turns.await_words()
         return [self._start(speculative=True)]
 
     def _settle(self) -> list[Action]:

@@ -12,10 +12,12 @@ WINDOW_MS = 32
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """One 32 ms window of microphone audio ending at `at_ms` is speech with probability `speech`."""
+    """One 32 ms window of microphone audio ending at `at_ms` is speech with probability `speech`. `level` is its root
+    mean square out of 32768, without the assistant's echo; None if that is not known."""
 
     at_ms: int
     speech: float
+    level: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

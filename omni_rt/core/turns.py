@@ -21,6 +21,9 @@ _SURE, _BEND = 0.7, 0.6
 _CERTAIN = 1e-5
 # A silence of this length inside a turn is a pause that the person makes; what is shorter is the sound of speech.
 _PAUSE_MS = 160
+# Voice activity notices the end of speech some 60 ms late. Until then it is quiet if the level is below so much of the
+# loudest in the utterance; so much quiet is worth a question.
+_QUIET, _QUIET_MS = 0.05, 64
 # Less than this is no speech whatever the threshold.
 LEAST = 0.01
 
@@ -38,12 +41,12 @@ class TurnPolicy:
     """How turns are found; all times in ms.
 
     With `fixed_silence_ms` a turn ends after exactly that much silence. Without it the end-of-turn score decides, which
-    is asked for after `check_silence_ms`. From `sure_score` on the turn ends after `least_silence_ms`, or as soon as
-    the score is known; below it the wait grows with the doubt, slowly down to `complete_score`, up to
-    `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a turn give it, a short answer
-    leaves none, and how likely a sentence ends with them is one more witness beside the score. The person's own pauses
-    move both ends of the wait (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for
-    them up to `words_ms`.
+    is asked for after `check_silence_ms`, or before if it is so quiet that silence is coming. From `sure_score` on the
+    turn ends after `least_silence_ms`, or as soon as the score is known; below it the wait grows with the doubt, slowly
+    down to `complete_score`, up to `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a
+    turn give it, a short answer leaves none, and how likely a sentence ends with them is one more witness beside the
+    score. The person's own pauses move both ends of the wait (`Patience`). While the words are asked for
+    (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.
@@ -160,7 +163,8 @@ class TurnDetector:
     def reset(self) -> None:
         """Forget the present utterance, as after a commit by the client."""
         self._speaking = False
-        self._speech_end_ms = 0
+        self._speech_end_ms = self._loud_end_ms = 0
+        self._loudest = 0.0
         self.speech_ms = 0
         self._begin_pause()
 
@@ -197,7 +201,7 @@ class TurnDetector:
                 return self._pausing()
             self._speech_end_ms = window.at_ms
             self.speech_ms += length
-            return []
+            return self._going_quiet(window.level)
         self._listen(window.speech >= max(LEAST, self.policy.threshold), before_ms, length)
         if self._run_ms >= self.policy.onset_ms:
             return [self._take_turn()]
@@ -205,7 +209,7 @@ class TurnDetector:
 
     def judge(self, score: EndScore) -> list[TurnSignal]:
         """Take a score; one asked for before the user went on is void."""
-        if not self._speaking or score.at_ms <= max(self._speech_end_ms, self._scored_ms):
+        if not self._speaking or score.at_ms <= max(self._loud_end_ms, self._scored_ms):
             return []
         self._score, self._scored_ms = score.probability, score.at_ms
         return self._ended()
@@ -231,11 +235,22 @@ class TurnDetector:
             self._run_start_ms = start_ms
         self._run_ms += length
 
+    def _going_quiet(self, level: float | None) -> list[TurnSignal]:
+        """Within speech, as far as voice activity knows."""
+        self._loudest = max(self._loudest, level or 0.0)
+        if level is None or level > _QUIET * self._loudest:
+            self._loud_end_ms = self._now_ms
+            self._score = self._asked_ms = None
+        elif self._now_ms - self._loud_end_ms >= _QUIET_MS and self._wants_score():
+            self._asked_ms = self._now_ms
+            return [ScoreWanted(self._now_ms)]
+        return []
+
     def _take_turn(self) -> SpeechStarted | SpeechResumed:
         resumed, self._speaking = self._speaking, True
         if resumed and self._run_start_ms - self._speech_end_ms >= _PAUSE_MS:
             self.patience.paused(self._run_start_ms - self._speech_end_ms)
-        self._speech_end_ms = self._now_ms
+        self._speech_end_ms = self._loud_end_ms = self._now_ms
         self.speech_ms += self._run_ms
         self._begin_pause()
         return SpeechResumed(self._run_start_ms) if resumed else SpeechStarted(self._run_start_ms)
@@ -253,15 +268,14 @@ class TurnDetector:
         if self.policy.speculate_ms and not self._hesitated and self.silence_ms >= self.policy.speculate_ms:
             self._hesitated = True
             signals.append(Hesitated(self._speech_end_ms))
-        if self._wants_score():
+        if self.silence_ms >= self.policy.check_silence_ms and self._wants_score():
             self._asked_ms = self._now_ms
             signals.append(ScoreWanted(self._now_ms))
         return signals
 
     def _wants_score(self) -> bool:
         """Once in each pause: the longer the silence, the higher the score, whatever was said."""
-        asked = self.policy.fixed_silence_ms is not None or self._asked_ms is not None
-        return not asked and self.silence_ms >= self.policy.check_silence_ms
+        return self.policy.fixed_silence_ms is None and self._asked_ms is None
 
     def _ended(self) -> list[TurnSignal]:
         wait_ms = self.policy.wait_ms(self._score, self._words, self.patience, awaiting_words=self._awaiting_words)

@@ -79,6 +79,7 @@ class Hearing:
         self._judging = False
         self._unjudged = 0
         self._last = Activity(0, 0.0)
+        self._scoring: asyncio.Future[float] = self._loop.create_future()
         self._closed = False
 
     def feed(self, pcm: Pcm) -> None:
@@ -117,7 +118,8 @@ class Hearing:
     def score_end(self, at_ms: int, from_ms: int = 0) -> None:
         """Ask whether the turn that began at `from_ms` is over, judged on its last 8 s up to `at_ms`.
 
-        The EndScore follows. Whole windows count, from 10 s before the last one reported.
+        The EndScore follows, unless another is asked for before this one has its turn. Whole windows count, from 10 s
+        before the last one reported.
         """
         first = self._fed - len(self._history) * WINDOW
         heard = np.concatenate([*self._history, np.zeros(0, np.int16)])
@@ -127,7 +129,9 @@ class Hearing:
             if not done.cancelled():
                 self._tell(EndScore(at_ms, done.result()))
 
-        self._loop.run_in_executor(self._ears.score_thread, self._ears.smart_turn.score, turn).add_done_callback(scored)
+        self._scoring.cancel()
+        self._scoring = self._loop.run_in_executor(self._ears.score_thread, self._ears.smart_turn.score, turn)
+        self._scoring.add_done_callback(scored)
 
     def reset(self) -> None:
         """Forget what the detector adapted to (another microphone, a reconnect); the timeline runs on."""
@@ -149,18 +153,18 @@ class Hearing:
         step, state, echo = self._ears.vad.step, self._state, self._echo
         told, self._told = self._told, []
 
-        def judge() -> list[float]:
+        def judge() -> list[tuple[float, float]]:
             if echo is None:
-                return [step(state, window) for window in batch]
+                return [(step(state, window), _level(window)) for window in batch]
             for tell in told:
                 tell(echo)
-            speech: list[float] = []
+            found: list[tuple[float, float]] = []
             for index, window in enumerate(batch):
                 heard = echo.hear(window, at + index * WINDOW)
-                speech.append(step(state, heard.pcm) * (1 - heard.explained))
-            return speech
+                found.append((step(state, heard.pcm) * (1 - heard.explained), _level(heard.pcm)))
+            return found
 
-        def judged(done: asyncio.Future[list[float]]) -> None:
+        def judged(done: asyncio.Future[list[tuple[float, float]]]) -> None:
             self._judging = False
             if done.cancelled() or self._closed:
                 return
@@ -178,13 +182,14 @@ class Hearing:
         self._echo = None
         self._told = []
 
-    def _advance(self, judged: list[float]) -> None:
-        speech = [*judged, *[None] * self._unjudged]
-        self._unjudged = 0
-        for probability in speech:
-            self._last = Activity(
-                self._last.at_ms + WINDOW_MS, self._last.speech if probability is None else probability
-            )
+    def _advance(self, judged: list[tuple[float, float]]) -> None:
+        """The probability of speech and the level of the next windows."""
+        unjudged, self._unjudged = self._unjudged, 0
+        for speech, level in judged:
+            self._last = Activity(self._last.at_ms + WINDOW_MS, speech, level)
+            self._tell(self._last)
+        for _ in range(unjudged):
+            self._last = Activity(self._last.at_ms + WINDOW_MS, self._last.speech)
             self._tell(self._last)
         while len(self._history) > _HISTORY + len(self._waiting):
             self._history.popleft()
@@ -199,3 +204,8 @@ class Hearing:
     def _tell(self, event: Activity | EndScore) -> None:
         if not self._closed:
             self._report(event)
+
+
+def _level(window: Pcm) -> float:
+    samples = window.astype(np.float32)
+    return float(np.sqrt(samples @ samples / len(samples)))

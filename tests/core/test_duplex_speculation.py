@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from omni_rt.core.actions import (
     AbandonReply,
     CloseUtterance,
@@ -59,22 +61,19 @@ def test_going_on_abandons_the_held_reply() -> None:
     assert d.history == [("user", "question more"), ("assistant", ALL)]
 
 
-def test_an_utterance_is_speculated_about_three_times_at_most() -> None:
-    sounds = [Sound(start, start + 640, f"w{start}") for start in range(512, 512 + 6 * 896, 896)]
-    d = Dialogue(*sounds, policy=SPECULATIVE, judge=UNSURE, until=12_000)
-    assert [a for _, a in d.actions if isinstance(a, StartReply)] == [
-        StartReply(1, speculative=True),
-        StartReply(2, speculative=True),
-        StartReply(3, speculative=True),
-        StartReply(4),
-    ]
-    assert [a for _, a in d.actions if isinstance(a, AbandonReply)] == [AbandonReply(k) for k in (1, 2, 3)]
+@pytest.mark.parametrize(("speech_ms", "most"), [(128, 3), (320, 5), (640, 7)])
+def test_an_utterance_is_speculated_about_three_times_and_once_more_for_each_second(speech_ms: int, most: int) -> None:
+    sounds = [Sound(start, start + speech_ms, f"w{start}") for start in range(512, 512 + 8 * 896, 896)]
+    d = Dialogue(*sounds, policy=SPECULATIVE, judge=UNSURE, until=14_000)
+    starts = [a for _, a in d.actions if isinstance(a, StartReply)]
+    assert starts[:-1] == [StartReply(k + 1, speculative=True) for k in range(len(starts) - 1)]
+    assert [a for _, a in d.actions if isinstance(a, AbandonReply)] == [AbandonReply(k + 1) for k in range(most)]
     assert d.history[-1] == ("assistant", ALL)
     assert len(d.history) == 2
 
 
 def test_the_next_utterance_has_its_own_three() -> None:
-    sounds = [Sound(start, start + 640, f"w{start}") for start in range(512, 512 + 6 * 896, 896)]
+    sounds = [Sound(start, start + 128, f"w{start}") for start in range(512, 512 + 6 * 896, 896)]
     d = Dialogue(*sounds, Sound(12_000, 13_024, "and"), policy=SPECULATIVE, judge=UNSURE, until=18_000)
     assert [a for _, a in d.actions if isinstance(a, StartReply)][-1] == StartReply(5, speculative=True)
 

@@ -39,6 +39,12 @@ class Listener:
     def hear(self, windows: int, speech: float) -> Listener:
         return self.hear_all([speech] * windows)
 
+    def hear_level(self, windows: int, speech: float, level: float) -> Listener:
+        for _ in range(windows):
+            self.at_ms += 32
+            self.signals += self.detector.step(Activity(self.at_ms, speech, level))
+        return self
+
     def hear_all(self, probabilities: Iterable[float]) -> Listener:
         for speech in probabilities:
             self.at_ms += 32
@@ -176,6 +182,40 @@ def test_a_sure_score_ends_the_turn_when_it_comes() -> None:
     assert listener.take() == [ScoreWanted(800)]
     assert listener.hear(2, QUIET).take() == []
     assert listener.judge(800, 0.6).take() == [TurnEnded(640, 864)]
+
+
+def level_speaking(policy: TurnPolicy = TURNS) -> Listener:
+    """Has spoken from 320 to 640 ms, loudly."""
+    listener = Listener(policy).hear_level(10, QUIET, 20).hear_level(10, LOUD, 3000)
+    assert listener.take() == [SpeechStarted(320)]
+    return listener
+
+
+def test_what_grows_quiet_is_asked_about_before_it_is_silence() -> None:
+    """And the score holds while it stays quiet; the silence counts from the end of speech all the same."""
+    listener = level_speaking().hear_level(1, LOUD, 140)
+    assert listener.take() == []
+    listener.hear_level(1, LOUD, 140)
+    assert listener.take() == [ScoreWanted(704)]
+    listener.judge(704, 0.9).hear_level(5, QUIET, 20)
+    assert listener.take() == [TurnEnded(704, 864)]
+
+
+def test_a_soft_moment_is_asked_about_once_and_its_score_is_void_when_it_grows_loud_again() -> None:
+    listener = level_speaking().hear_level(4, LOUD, 100)
+    assert listener.take() == [ScoreWanted(704)]
+    listener.hear_level(1, LOUD, 3000).judge(704, 0.9).hear_level(4, LOUD, 3000).hear_level(7, QUIET, 20)
+    assert listener.take() == [ScoreWanted(928 + 160)]
+    assert listener.judge(1088, 0.9).take() == [TurnEnded(928, 1152)]
+
+
+@pytest.mark.parametrize(("level", "asked"), [(160, False), (140, True)])
+def test_a_twentieth_of_the_loudest_is_quiet(level: float, asked: bool) -> None:
+    assert bool(level_speaking().hear_level(20, LOUD, level).take()) == asked
+
+
+def test_who_waits_for_a_fixed_silence_asks_about_no_quiet() -> None:
+    assert level_speaking(FIXED).hear_level(20, LOUD, 10).take() == []
 
 
 def test_an_unsure_score_waits_in_proportion() -> None:

@@ -72,7 +72,7 @@ class Ears:
     @property
     def busy(self) -> bool:
         """Whether there is anything to be understood now."""
-        return bool(self._closing) or (self.utterance is not None and self._due(self.utterance))
+        return bool(self._closing) or (self.utterance is not None and self.utterance.worth_hearing(self._every))
 
     def append(self, pcm: Pcm) -> None:
         if not len(pcm):
@@ -139,7 +139,7 @@ class Ears:
         while True:
             self._news.clear()
             utterance = self.utterance
-            if utterance is None or not self._due(utterance):
+            if utterance is None or not utterance.worth_hearing(self._every):
                 await self._news.wait()
                 continue
             try:
@@ -153,14 +153,8 @@ class Ears:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._until_pause(utterance), took * (_SHARE - 1))
 
-    def _due(self, utterance: Utterance) -> bool:
-        known = utterance.latest.samples if utterance.latest else 0
-        if utterance.pausing:
-            return not utterance.complete
-        return utterance.samples - known >= self._every
-
     async def _until_pause(self, utterance: Utterance) -> None:
-        while not (utterance.pausing and not utterance.complete) and utterance is self.utterance:
+        while not (utterance.pausing and utterance.worth_hearing(self._every)) and utterance is self.utterance:
             self._news.clear()
             await self._news.wait()
 

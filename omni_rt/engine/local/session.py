@@ -405,7 +405,6 @@ class LocalSession:
         elif utterance is None and (shown := context.shown()) and shown[-1].role in ("user", "tool"):
             ids = [*await context.ids(), *context.marks.assistant]
         else:
-            stable = " ".join(utterance.stable) if utterance is not None else ""
-            turn = Turn("user", pending=user_text(scene, stable))
+            turn = Turn("user", pending=user_text(scene, utterance.expected if utterance is not None else ""))
             return [*await context.ids(), *await context.opened(turn)], False
         return ids[:-1], False  # the last token is read again anyway, to choose the next one

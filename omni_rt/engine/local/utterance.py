@@ -1,4 +1,4 @@
-"""What the user is saying: its audio, what was understood of it, and which part of that can be relied on."""
+"""What the user is saying: its audio, and what was understood of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _FRAMES_PER_S = INPUT_RATE // _FRAME
 _PAUSE_SHARE = 0.1
 _FLOOR = 20.0
 
-PAUSE_MS = 100
+# Words end on soft consonants.
+PAUSE_MS = 160
 
 # A piece is cut at a pause once it is _FROM long, and at its quietest place when it is _MOST long. Half a second at
 # either side must be there, so that the same pieces come out however much audio follows.
@@ -51,7 +52,6 @@ class Utterance:
     error: str = ""
     settled: list[Understood] = field(default_factory=list)
     latest: Understood | None = None
-    stable: tuple[str, ...] = ()
     cuts: int = 0
     _draft: tuple[int, tuple[int, ...]] = (0, ())
     _chunks: list[Pcm] = field(default_factory=list)
@@ -83,6 +83,18 @@ class Utterance:
         level = self._levels[-1]
         return min(level.samples, level.loud_until + PAUSE_MS * INPUT_RATE // 1000) if level.peak else level.samples
 
+    @property
+    def expected(self) -> str:
+        """The words that will probably stand when more is heard: the last one is often another then."""
+        text = self.latest.text if self.latest is not None else ""
+        return text if self.complete else " ".join(text.split()[:-1])
+
+    def worth_hearing(self, every: int) -> bool:
+        """Whether to recognise it again: `every` so many samples, and at a pause."""
+        if self.pausing:
+            return not self.complete
+        return self.samples - (self.latest.samples if self.latest else 0) >= every
+
     def append(self, pcm: Pcm) -> None:
         if not len(pcm):
             return
@@ -103,7 +115,6 @@ class Utterance:
             self.settled.pop()
         if self.latest is not None and self.latest.samples > self.samples:
             self.latest = None
-            self.stable = ()
 
     def audio(self, start: int = 0) -> Pcm:
         """A copy of the audio from sample `start` on."""
@@ -122,18 +133,9 @@ class Utterance:
         return self._draft[1] if self._draft[0] == start else ()
 
     def understand(self, last: Understood, tokens: tuple[int, ...] = ()) -> None:
-        """Take what was recognised behind the settled pieces, in the recogniser's tokens too; words that stand in two
-        results running are stable."""
+        """Take what was recognised behind the settled pieces, in the recogniser's tokens too."""
         self._draft = self.settled[-1].samples if self.settled else 0, tokens
         text = " ".join(part.text for part in (*self.settled, last) if part.text)
-        before = self.latest.text.split() if self.latest else []
-        now = text.split()
-        agreed = 0
-        for old, new in zip(before, now, strict=False):
-            if _plain(old) != _plain(new):
-                break
-            agreed += 1
-        self.stable = tuple(now[:agreed])
         self.latest = Understood(last.samples, text)
 
 
@@ -163,7 +165,3 @@ def _frame_levels(pcm: Pcm) -> npt.NDArray[np.float32]:
     levels = np.sqrt(np.einsum("ij,ij->i", frames, frames) / _FRAME)
     rest = pcm[whole:].astype(np.float32)
     return np.append(levels, np.sqrt(rest @ rest / len(rest))).astype(np.float32) if len(rest) else levels
-
-
-def _plain(word: str) -> str:
-    return word.strip(".,!?;:…").lower()
