@@ -225,14 +225,14 @@ def test_audio_can_be_had_from_any_sample_on() -> None:
         np.testing.assert_array_equal(utterance.audio(start), pcm[start:])
 
 
-def test_the_last_word_is_expected_only_at_a_pause() -> None:
-    utterance = heard(clip("card5").pcm[: 2 * INPUT_RATE])
-    assert utterance.expected == ""
-    utterance.understand(Understood(INPUT_RATE, "Eight of space"))
-    assert utterance.expected == "Eight of"
-    utterance.append(silence(0.5))
-    utterance.understand(Understood(utterance.samples, "Eight of spades, four"))
-    assert utterance.expected == "Eight of spades, four"
+def test_words_that_stand_twice_are_stable() -> None:
+    utterance = heard(clip("card5").pcm)
+    utterance.understand(Understood(1000, "Eight of spades."))
+    assert utterance.stable == ()
+    utterance.understand(Understood(2000, "Eight of spades, four"))
+    assert utterance.stable == ("Eight", "of", "spades,")
+    utterance.understand(Understood(3000, "Ate of spades, four of"))
+    assert utterance.stable == ()
 
 
 def test_a_pause_is_heard_once() -> None:

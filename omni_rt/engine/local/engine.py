@@ -57,7 +57,7 @@ class LocalEngine:
         # First, so that of several things that are missing always the same one is told.
         chat = await asyncio.to_thread(self._prepare_chat, threads)
         recogniser, speaking, eyes = await asyncio.gather(
-            asyncio.to_thread(self._load_recogniser, threads),
+            asyncio.to_thread(self._load_recogniser, max(1, threads // 2)),
             asyncio.to_thread(self._load_voices),
             asyncio.to_thread(self._load_eyes, threads),
         )

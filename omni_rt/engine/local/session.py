@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 _KEPT_MARKS = 16
 _KEPT_REPLIES = 32
 # Tokens that are read at once while somebody speaks, who may stop at any moment and is to be answered then.
-_PREFILL_SPEAKING = 4
+_PREFILL_SPEAKING = 1
 # Tokens that the next turn of the user may take before the context counts as full.
 _USER_TOKENS = 256
 
@@ -375,8 +375,11 @@ class LocalSession:
                 self._failed(EngineError("prefill_failed", f"{type(error).__name__}: {error}"))
 
     async def _prefill_some(self) -> bool:
-        """Whether there may be more to do."""
-        if self._ears.utterance is None and not self._turns:
+        """Whether there may be more to do. When a pause begins the cores are left to those that hear what it is."""
+        open_utterance = self._ears.utterance
+        if open_utterance is not None and open_utterance.fading:
+            return False
+        if open_utterance is None and not self._turns:
             await self._writer.make_room(_USER_TOKENS + self._parts.settings.max_reply_tokens)
         expected, _ = await self._expected()
         if len(expected) >= self._parts.chat.context_tokens or not self._slot.missing(expected):
@@ -385,7 +388,8 @@ class LocalSession:
             expected, judge = await self._expected()
             if self._reply is None and self._slot.missing(expected):
                 ends = self._context.marks.end if judge else None
-                most = _PREFILL_SPEAKING if self._ears.utterance is not None else PREFILL_TOKENS
+                speaking = self._ears.utterance is not None and not self._ears.utterance.complete
+                most = _PREFILL_SPEAKING if speaking else PREFILL_TOKENS
                 evaluated = await self._slot.advance(expected, most, judge=ends)
                 if self._reply is not None:
                     self._reply.evaluated_tokens += evaluated

@@ -1,4 +1,4 @@
-"""What the user is saying: its audio, and what was understood of it."""
+"""What the user is saying: its audio, what was understood of it, and which part of that can be relied on."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ _FLOOR = 20.0
 
 # Words end on soft consonants.
 PAUSE_MS = 160
+_FADING_MS = 40
 
 # A piece is cut at a pause once it is _FROM long, and at its quietest place when it is _MOST long. Half a second at
 # either side must be there, so that the same pieces come out however much audio follows.
@@ -52,6 +53,7 @@ class Utterance:
     error: str = ""
     settled: list[Understood] = field(default_factory=list)
     latest: Understood | None = None
+    stable: tuple[str, ...] = ()
     cuts: int = 0
     _draft: tuple[int, tuple[int, ...]] = (0, ())
     _chunks: list[Pcm] = field(default_factory=list)
@@ -71,6 +73,12 @@ class Utterance:
         """Whether the speaker has stopped for PAUSE_MS."""
         level = self._levels[-1]
         return level.peak > 0 and level.samples - level.loud_until >= PAUSE_MS * INPUT_RATE // 1000
+
+    @property
+    def fading(self) -> bool:
+        """Whether a pause seems to begin, of which nothing is understood yet."""
+        level = self._levels[-1]
+        return level.samples - level.loud_until >= _FADING_MS * INPUT_RATE // 1000 and not self.complete
 
     @property
     def complete(self) -> bool:
@@ -93,6 +101,8 @@ class Utterance:
         """Whether to recognise it again: `every` so many samples, and at a pause."""
         if self.pausing:
             return not self.complete
+        if self.fading:
+            return False
         return self.samples - (self.latest.samples if self.latest else 0) >= every
 
     def append(self, pcm: Pcm) -> None:
@@ -115,6 +125,7 @@ class Utterance:
             self.settled.pop()
         if self.latest is not None and self.latest.samples > self.samples:
             self.latest = None
+            self.stable = ()
 
     def audio(self, start: int = 0) -> Pcm:
         """A copy of the audio from sample `start` on."""
@@ -133,9 +144,17 @@ class Utterance:
         return self._draft[1] if self._draft[0] == start else ()
 
     def understand(self, last: Understood, tokens: tuple[int, ...] = ()) -> None:
-        """Take what was recognised behind the settled pieces, in the recogniser's tokens too."""
+        """Take what was recognised behind the settled pieces, in the recogniser's tokens too; words that stand in two
+        results running are stable."""
         self._draft = self.settled[-1].samples if self.settled else 0, tokens
         text = " ".join(part.text for part in (*self.settled, last) if part.text)
+        before, now = self.latest.text.split() if self.latest else [], text.split()
+        agreed = 0
+        for old, new in zip(before, now, strict=False):
+            if _plain(old) != _plain(new):
+                break
+            agreed += 1
+        self.stable = tuple(now[:agreed])
         self.latest = Understood(last.samples, text)
 
 
@@ -165,3 +184,7 @@ def _frame_levels(pcm: Pcm) -> npt.NDArray[np.float32]:
     levels = np.sqrt(np.einsum("ij,ij->i", frames, frames) / _FRAME)
     rest = pcm[whole:].astype(np.float32)
     return np.append(levels, np.sqrt(rest @ rest / len(rest))).astype(np.float32) if len(rest) else levels
+
+
+def _plain(word: str) -> str:
+    return word.strip(".,!?;:…").lower()
