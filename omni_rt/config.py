@@ -112,7 +112,7 @@ class LocalSettings(Section):
     context_tokens: int = Field(4096, ge=1024, le=32768, description="context per session")
     max_reply_tokens: int = Field(160, ge=8, le=4096, description="longest reply")
     temperature: float = Field(0.3, ge=0.0, le=2.0, description="sampling temperature when the client names none")
-    partial_every_ms: int = Field(320, ge=100, le=5000, description="how often the open utterance is recognised again")
+    partial_every_ms: int = Field(480, ge=100, le=5000, description="how often the open utterance is recognised again")
     eyes: bool = Field(True, description="describe camera frames (objects and printed words) in the prompt")
 
 

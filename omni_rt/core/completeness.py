@@ -1,5 +1,5 @@
-"""Whether a turn's words can be all of it: a phrase that cannot end so, one that can, a short answer that needs no
-more. Tables of words tell at once."""
+"""Whether a turn's words can be all of it: a phrase that cannot end so, one that can, one that is long enough to, a
+short answer that needs no more. Tables of words tell at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Literal
 
 from omni_rt.core.phrases import base_language, phrases, words
 
-Completeness = Literal["unfinished", "open", "complete"]
+Completeness = Literal["unfinished", "open", "ample", "complete"]
+
+# So many words are seldom only the beginning of what is said if it sounds like the end.
+_AMPLE = 6
 
 _GOES_ON: Mapping[str, frozenset[str]] = {
     "en": phrases(
@@ -67,7 +70,8 @@ def completeness(text: str, language: str = "en") -> Completeness:
         return "unfinished"
     if " ".join(said) in _ENOUGH.get(tag, ()):
         return "complete"
-    if written.endswith("?"):
-        return "open"
-    goes_on = written.endswith((",", ";", ":", "-", "–", "—", "...", "…"))
-    return "unfinished" if goes_on or said[-1] in _GOES_ON.get(tag, ()) else "open"
+    # a comma is what recognisers put where the sound breaks off
+    goes_on = written.endswith((";", ":", "-", "–", "—", "...", "…"))
+    if not written.endswith("?") and (goes_on or said[-1] in _GOES_ON.get(tag, ())):
+        return "unfinished"
+    return "ample" if len(said) >= _AMPLE else "open"

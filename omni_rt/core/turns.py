@@ -15,8 +15,9 @@ RELEASE_MARGIN = 0.15
 _UNFINISHED = 0.9
 # The doubt about a turn whose score is just complete.
 _LEFT = 0.25
-# How likely a turn is over for no doubt to be left, and how the doubt grows below that.
-_SURE, _BEND = 0.7, 0.6
+# Odds that a pause is the end of a turn if neither witness knows anything; how likely the end must be for no doubt to
+# be left, and how the doubt grows below that.
+_ODDS, _SURE, _BEND = 2.7, 0.7, 0.6
 # A probability is never more certain than that.
 _CERTAIN = 1e-5
 # A silence of this length inside a turn is a pause that the person makes; what is shorter is the sound of speech.
@@ -44,9 +45,9 @@ class TurnPolicy:
     is asked for after `check_silence_ms`, or before if it is so quiet that silence is coming. From `sure_score` on the
     turn ends after `least_silence_ms`, or as soon as the score is known; below it the wait grows with the doubt, slowly
     down to `complete_score`, up to `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a
-    turn give it, a short answer leaves none, and how likely a sentence ends with them is one more witness beside the
-    score. The person's own pauses move both ends of the wait (`Patience`). While the words are asked for
-    (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
+    turn give it; a short answer leaves none, nor do many words with a sure score; and how likely a sentence ends with
+    them is one more witness beside the score. The person's own pauses move both ends of the wait (`Patience`). While
+    the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.
@@ -76,6 +77,8 @@ class TurnPolicy:
             return least
         if score is None:
             return limit
+        if words is not None and words.kind == "ample" and score >= self.sure_score:
+            return least
         if words is not None and words.ending is not None:
             doubt = self._doubt_of_both(score, words.ending)
         elif words is not None and words.kind == "unfinished":
@@ -88,7 +91,8 @@ class TurnPolicy:
     def _doubt_of_both(self, score: float, ending: float) -> float:
         """Two witnesses that know nothing of each other: their odds multiply. `complete_score` is the score that says
         nothing."""
-        over = 1 / (1 + math.exp(_logit(self.complete_score) - _logit(score) - _logit(ending)))
+        evidence = _logit(score) + _logit(ending) - _logit(self.complete_score)
+        over = 1 / (1 + math.exp(-evidence) / _ODDS)
         return _UNFINISHED * float(max(0.0, 1 - over / _SURE) ** _BEND)
 
     def _doubt(self, score: float) -> float:

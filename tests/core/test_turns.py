@@ -86,8 +86,8 @@ def test_between_complete_and_sure_a_little_doubt_is_left(score: float | None, w
 @pytest.mark.parametrize(
     ("score", "ending", "wait"),
     [
-        (0.95, 0.4, 160), (0.95, 0.1, 320), (0.95, 0.01, 1268), (0.95, 0.0, 1456), (0.98, 0.05, 160),
-        (0.5, 0.7, 160), (0.5, 0.5, 771), (0.2, 0.9, 247), (0.02, 0.4, 1441), (0.0, 0.99, 1455), (0.0, 0.0, 1456),
+        (0.95, 0.4, 160), (0.95, 0.1, 160), (0.95, 0.01, 1028), (0.95, 0.0, 1455), (0.98, 0.05, 160),
+        (0.5, 0.5, 160), (0.5, 0.3, 702), (0.2, 0.9, 160), (0.02, 0.4, 1416), (0.0, 0.99, 1453), (0.0, 0.0, 1456),
     ],
 )  # fmt: skip
 def test_how_likely_a_sentence_ends_is_a_second_witness(score: float, ending: float, wait: int) -> None:
@@ -100,21 +100,22 @@ def test_a_second_witness_outweighs_the_last_word_but_no_short_answer() -> None:
     assert TURNS.wait_ms(None, Words("open", 0.9), Patience()) == 1600
 
 
-@pytest.mark.parametrize(("complete_score", "wait"), [(0.35, 160), (0.5, 542), (0.7, 940)])
+@pytest.mark.parametrize(("complete_score", "wait"), [(0.35, 302), (0.5, 702), (0.7, 1042)])
 def test_who_is_eager_needs_less_of_both(complete_score: float, wait: int) -> None:
     policy = replace(TURNS, complete_score=complete_score)
-    assert policy.wait_ms(0.7, Words("open", 0.4), Patience()) == wait
+    assert policy.wait_ms(0.5, Words("open", 0.3), Patience()) == wait
 
 
 @pytest.mark.parametrize(
     ("score", "words", "wait"),
     [
         (0.95, None, 512), (0.95, Words("open"), 512), (0.95, Words("unfinished"), 1456),
+        (0.95, Words("ample"), 160), (0.95, Words("ample", 0.0), 160), (0.8, Words("ample"), 512),
         (0.0, Words("open"), 1600), (0.95, Words("complete"), 160), (None, Words("complete"), 160),
     ],
 )  # fmt: skip
 def test_words_that_are_asked_for_are_waited_for(score: float | None, words: Words | None, wait: int) -> None:
-    """Until all is told of them a turn lasts at least `words_ms`."""
+    """Until all is told of them a turn lasts at least `words_ms`, unless there are many and the score is sure."""
     policy = replace(TURNS, sure_score=0.9, words_ms=512)
     assert policy.wait_ms(score, words, Patience(), awaiting_words=True) == wait
 

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 _KEPT_MARKS = 16
 _KEPT_REPLIES = 32
 # Tokens that are read at once while somebody speaks, who may stop at any moment and is to be answered then.
-_PREFILL_SPEAKING = 1
+_PREFILL_SPEAKING = 4
 # Tokens that the next turn of the user may take before the context counts as full.
 _USER_TOKENS = 256
 
