@@ -215,7 +215,8 @@ def test_audio_may_come_in_packets_of_any_size() -> None:
     for start in range(0, len(pcm), 1001):
         odd.append(pcm[start : start + 1001])
     assert odd.pausing
-    assert abs(odd.needed - in_steps.needed) <= 2 * STEP
+    # a slow decay is quiet one frame sooner or later, depending on where the frames lie
+    assert abs(odd.needed - in_steps.needed) <= 4 * STEP
 
 
 def test_audio_can_be_had_from_any_sample_on() -> None:
@@ -225,14 +226,29 @@ def test_audio_can_be_had_from_any_sample_on() -> None:
         np.testing.assert_array_equal(utterance.audio(start), pcm[start:])
 
 
-def test_words_that_stand_twice_are_stable() -> None:
-    utterance = heard(clip("card5").pcm)
-    utterance.understand(Understood(1000, "Eight of spades."))
-    assert utterance.stable == ()
-    utterance.understand(Understood(2000, "Eight of spades, four"))
-    assert utterance.stable == ("Eight", "of", "spades,")
-    utterance.understand(Understood(3000, "Ate of spades, four of"))
-    assert utterance.stable == ()
+def test_a_pause_is_left_alone_while_it_begins_and_soft_speech_is_not() -> None:
+    rng = np.random.default_rng(1)
+    utterance = heard(rng.normal(0, 3000, INPUT_RATE).astype(np.int16))
+    fading, worth = [], []
+    for _ in range(30):
+        utterance.append(rng.normal(0, 3000 * 0.07, STEP).astype(np.int16))
+        fading.append(utterance.fading)
+        worth.append(utterance.worth_hearing(INPUT_RATE // 10))
+    assert fading == [False, *[True] * 18, *[False] * 11]
+    assert worth[1:19] == [False] * 18
+    assert worth[19:] == [True] * 11
+    utterance.append(rng.normal(0, 3000, STEP).astype(np.int16))
+    assert not utterance.fading
+
+
+def test_the_last_word_is_expected_only_at_a_pause() -> None:
+    utterance = heard(np.full(INPUT_RATE, 5000, np.int16))
+    assert utterance.expected == ""
+    utterance.understand(Understood(INPUT_RATE // 2, "Eight of space"))
+    assert utterance.expected == "Eight of"
+    utterance.append(silence(0.5))
+    utterance.understand(Understood(utterance.samples, "Eight of spades, four"))
+    assert utterance.expected == "Eight of spades, four"
 
 
 def test_a_pause_is_heard_once() -> None:

@@ -155,7 +155,7 @@ async def test_speculation_is_heard_only_after_the_decision() -> None:
     await stage.session.close("test over")
 
 
-@pytest.mark.parametrize(("ending", "after_ms"), [(0.6, 160), (0.02, 704), (0.00001, 1000), (None, 500)])
+@pytest.mark.parametrize(("ending", "after_ms"), [(0.6, 96), (0.02, 1024), (0.00001, 1000), (None, 500)])
 async def test_words_that_may_go_on_keep_the_turn_open(ending: float | None, after_ms: int) -> None:
     """However complete they sound; words that are not judged in time do not."""
     stage = await open_stage(speculate_ms=96)

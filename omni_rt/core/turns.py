@@ -17,7 +17,7 @@ _UNFINISHED = 0.9
 _LEFT = 0.25
 # Odds that a pause is the end of a turn if neither witness knows anything; how likely the end must be for no doubt to
 # be left, and how the doubt grows below that.
-_ODDS, _SURE, _BEND = 2.7, 0.7, 0.6
+_ODDS, _SURE, _BEND = 1.6, 0.7, 0.6
 # A probability is never more certain than that.
 _CERTAIN = 1e-5
 # A silence of this length inside a turn is a pause that the person makes; what is shorter is the sound of speech.

@@ -86,8 +86,8 @@ def test_between_complete_and_sure_a_little_doubt_is_left(score: float | None, w
 @pytest.mark.parametrize(
     ("score", "ending", "wait"),
     [
-        (0.95, 0.4, 160), (0.95, 0.1, 160), (0.95, 0.01, 1028), (0.95, 0.0, 1455), (0.98, 0.05, 160),
-        (0.5, 0.5, 160), (0.5, 0.3, 702), (0.2, 0.9, 160), (0.02, 0.4, 1416), (0.0, 0.99, 1453), (0.0, 0.0, 1456),
+        (0.95, 0.4, 160), (0.95, 0.1, 160), (0.95, 0.01, 1174), (0.95, 0.0, 1456), (0.98, 0.05, 160),
+        (0.5, 0.5, 525), (0.5, 0.3, 929), (0.2, 0.9, 160), (0.02, 0.4, 1432), (0.0, 0.99, 1454), (0.0, 0.0, 1456),
     ],
 )  # fmt: skip
 def test_how_likely_a_sentence_ends_is_a_second_witness(score: float, ending: float, wait: int) -> None:
@@ -100,7 +100,7 @@ def test_a_second_witness_outweighs_the_last_word_but_no_short_answer() -> None:
     assert TURNS.wait_ms(None, Words("open", 0.9), Patience()) == 1600
 
 
-@pytest.mark.parametrize(("complete_score", "wait"), [(0.35, 302), (0.5, 702), (0.7, 1042)])
+@pytest.mark.parametrize(("complete_score", "wait"), [(0.35, 653), (0.5, 929), (0.7, 1184)])
 def test_who_is_eager_needs_less_of_both(complete_score: float, wait: int) -> None:
     policy = replace(TURNS, complete_score=complete_score)
     assert policy.wait_ms(0.5, Words("open", 0.3), Patience()) == wait

@@ -1,4 +1,4 @@
-"""What the user is saying: its audio, what was understood of it, and which part of that can be relied on."""
+"""What the user is saying: its audio, and what was understood of it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from omni_rt.engine.api import INPUT_RATE, Pcm
 
 _FRAME = INPUT_RATE // 50
 _FRAMES_PER_S = INPUT_RATE // _FRAME
-# A frame this far below the loudest one of its utterance is a pause; so is one below the floor.
-_PAUSE_SHARE = 0.1
+# A frame this far below the loudest one of its utterance is a pause; so is one below the floor. Above the second share
+# somebody surely speaks.
+_PAUSE_SHARE, _FIRM_SHARE = 0.05, 0.1
 _FLOOR = 20.0
 
 # Words end on soft consonants.
-PAUSE_MS = 160
-_FADING_MS = 40
+PAUSE_MS = 120
+# What is not firm for so long is the beginning of a pause; for longer than the second, it is how somebody speaks.
+_FADING_MS = (40, 400)
 
 # A piece is cut at a pause once it is _FROM long, and at its quietest place when it is _MOST long. Half a second at
 # either side must be there, so that the same pieces come out however much audio follows.
@@ -36,10 +38,11 @@ class Understood:
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """After a chunk: samples so far, where the last loud frame ended, the loudest frame."""
+    """After a chunk: samples so far, where the last loud frame and the last firm one ended, the loudest frame."""
 
     samples: int = 0
     loud_until: int = 0
+    firm_until: int = 0
     peak: float = 0.0
 
 
@@ -53,7 +56,6 @@ class Utterance:
     error: str = ""
     settled: list[Understood] = field(default_factory=list)
     latest: Understood | None = None
-    stable: tuple[str, ...] = ()
     cuts: int = 0
     _draft: tuple[int, tuple[int, ...]] = (0, ())
     _chunks: list[Pcm] = field(default_factory=list)
@@ -78,7 +80,8 @@ class Utterance:
     def fading(self) -> bool:
         """Whether a pause seems to begin, of which nothing is understood yet."""
         level = self._levels[-1]
-        return level.samples - level.loud_until >= _FADING_MS * INPUT_RATE // 1000 and not self.complete
+        fading_ms = (level.samples - level.firm_until) * 1000 // INPUT_RATE
+        return _FADING_MS[0] <= fading_ms < _FADING_MS[1] and not self.complete
 
     @property
     def complete(self) -> bool:
@@ -111,10 +114,14 @@ class Utterance:
         last = self._levels[-1]
         levels = _frame_levels(pcm)
         peaks = np.maximum.accumulate(np.maximum(last.peak, np.where(levels > _FLOOR, levels, 0.0)))
-        loud = np.flatnonzero(levels > np.maximum(_FLOOR, _PAUSE_SHARE * peaks))
-        loud_until = last.samples + min((int(loud[-1]) + 1) * _FRAME, len(pcm)) if len(loud) else last.loud_until
+
+        def until(share: float, before: int) -> int:
+            above = np.flatnonzero(levels > np.maximum(_FLOOR, share * peaks))
+            return last.samples + min((int(above[-1]) + 1) * _FRAME, len(pcm)) if len(above) else before
+
+        loud, firm = until(_PAUSE_SHARE, last.loud_until), until(_FIRM_SHARE, last.firm_until)
         self._chunks.append(pcm)
-        self._levels.append(_Level(last.samples + len(pcm), loud_until, float(peaks[-1])))
+        self._levels.append(_Level(last.samples + len(pcm), loud, firm, float(peaks[-1])))
 
     def cut(self, chunks: int) -> None:
         """Go back to when there were `chunks` chunks; takes no time that grows with the audio."""
@@ -125,7 +132,6 @@ class Utterance:
             self.settled.pop()
         if self.latest is not None and self.latest.samples > self.samples:
             self.latest = None
-            self.stable = ()
 
     def audio(self, start: int = 0) -> Pcm:
         """A copy of the audio from sample `start` on."""
@@ -144,17 +150,9 @@ class Utterance:
         return self._draft[1] if self._draft[0] == start else ()
 
     def understand(self, last: Understood, tokens: tuple[int, ...] = ()) -> None:
-        """Take what was recognised behind the settled pieces, in the recogniser's tokens too; words that stand in two
-        results running are stable."""
+        """Take what was recognised behind the settled pieces, in the recogniser's tokens too."""
         self._draft = self.settled[-1].samples if self.settled else 0, tokens
         text = " ".join(part.text for part in (*self.settled, last) if part.text)
-        before, now = self.latest.text.split() if self.latest else [], text.split()
-        agreed = 0
-        for old, new in zip(before, now, strict=False):
-            if _plain(old) != _plain(new):
-                break
-            agreed += 1
-        self.stable = tuple(now[:agreed])
         self.latest = Understood(last.samples, text)
 
 
@@ -184,7 +182,3 @@ def _frame_levels(pcm: Pcm) -> npt.NDArray[np.float32]:
     levels = np.sqrt(np.einsum("ij,ij->i", frames, frames) / _FRAME)
     rest = pcm[whole:].astype(np.float32)
     return np.append(levels, np.sqrt(rest @ rest / len(rest))).astype(np.float32) if len(rest) else levels
-
-
-def _plain(word: str) -> str:
-    return word.strip(".,!?;:…").lower()
