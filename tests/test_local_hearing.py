@@ -12,7 +12,7 @@ from omni_rt.engine.local.asr import Recogniser
 from omni_rt.engine.local.utterance import PAUSE_MS, Understood, Utterance, next_cut
 from omni_rt.models.manifest import ASR
 from tests.support.local import spoken
-from tests.support.speech import clip, clips, model, silence, with_noise
+from tests.support.speech import Clip, clip, clips, model, silence, with_noise
 
 STEP = INPUT_RATE // 50
 
@@ -50,6 +50,10 @@ def test_quiet_speech_is_understood(recogniser: Recogniser) -> None:
     assert normalise(recogniser.transcribe(quiet)) == normalise(clip("something").words)
 
 
+def short_clips() -> list[Clip]:
+    return [said for said in clips() if len(said.pcm) < 4 * INPUT_RATE]
+
+
 class Counting:
     """A decoder that counts its steps."""
 
@@ -63,14 +67,14 @@ class Counting:
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("missing_s", [0.0, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("missing_s", [0.3, 0.8])
 def test_what_was_understood_before_is_only_read(
     recogniser: Recogniser, missing_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Counting(recogniser._decoder)
     monkeypatch.setattr(recogniser, "_decoder", counting)
     steps = [0, 0]
-    for said in clips():
+    for said in short_clips():
         earlier = said.pcm[: len(said.pcm) - round(missing_s * INPUT_RATE)]
         draft = recogniser.recognise(earlier).tokens if len(earlier) else ()
         results = []
@@ -85,7 +89,7 @@ def test_what_was_understood_before_is_only_read(
 @pytest.mark.models
 @pytest.mark.parametrize("others", ["a wrong beginning", "more than was said", "nothing but the end"])
 def test_a_wrong_draft_changes_nothing(recogniser: Recogniser, others: str) -> None:
-    for said in clips():
+    for said in short_clips():
         plain = recogniser.recognise(said.pcm)
         draft = {
             "a wrong beginning": (1000, *plain.tokens),
