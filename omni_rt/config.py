@@ -164,9 +164,9 @@ class TurnSettings(Section):
         le=1.0,
         description="end-of-turn score from which little doubt is left that a turn is over",
     )
-    sure_score: float = Field(0.93, ge=0.0, le=1.0, description="end-of-turn score that ends the turn at once")
+    sure_score: float = Field(0.93, ge=0.0, le=1.0, description="end-of-turn score that ends a long turn at once")
     words_ms: int = Field(
-        512, ge=0, le=2000, description="silence within which the words are waited for when the score is not sure"
+        512, ge=0, le=2000, description="silence within which the words are waited for, with engines that judge them"
     )
     silence_limit_ms: int = Field(1600, ge=200, le=10000, description="silence that ends a turn whatever the score")
     interrupt_ms: int = Field(

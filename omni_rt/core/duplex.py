@@ -51,8 +51,7 @@ class DuplexPolicy:
     `overlap` says what of the speech over a reply is an interruption. What is none is an answer if it came within the
     last `answer_ms` of the reply. A window that is speech with a probability of `duck_threshold` ducks the reply,
     without one its onset does. An utterance has `speculations` held replies at most, and one more for every second of
-    speech. `idle_ms` after a reply was heard,
-    if nobody has spoken since, another is made; None: never.
+    speech. `idle_ms` after a reply was heard, if nobody has spoken since, another is made; None: never.
     """
 
     turns: TurnPolicy | None

@@ -184,12 +184,11 @@ class Hearing:
 
     def _advance(self, judged: list[tuple[float, float]]) -> None:
         """The probability of speech and the level of the next windows."""
-        unjudged, self._unjudged = self._unjudged, 0
-        for speech, level in judged:
+        found = [*judged, *[None] * self._unjudged]
+        self._unjudged = 0
+        for each in found:
+            speech, level = each or (self._last.speech, None)
             self._last = Activity(self._last.at_ms + WINDOW_MS, speech, level)
-            self._tell(self._last)
-        for _ in range(unjudged):
-            self._last = Activity(self._last.at_ms + WINDOW_MS, self._last.speech)
             self._tell(self._last)
         while len(self._history) > _HISTORY + len(self._waiting):
             self._history.popleft()

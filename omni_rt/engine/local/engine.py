@@ -56,6 +56,7 @@ class LocalEngine:
         threads = local.threads or max(2, os.cpu_count() or 2)
         # First, so that of several things that are missing always the same one is told.
         chat = await asyncio.to_thread(self._prepare_chat, threads)
+        # the recogniser gains little by more threads, and what runs beside it at the end of a turn needs the others
         recogniser, speaking, eyes = await asyncio.gather(
             asyncio.to_thread(self._load_recogniser, max(1, threads // 2)),
             asyncio.to_thread(self._load_voices),

@@ -112,16 +112,20 @@ class Utterance:
         if not len(pcm):
             return
         last = self._levels[-1]
-        levels = _frame_levels(pcm)
+        # only whole frames count, so that it does not matter how the audio is cut into chunks
+        begun = last.samples // _FRAME * _FRAME
+        sound = np.concatenate([self.audio(begun), pcm])
+        levels = _frame_levels(sound[: len(sound) // _FRAME * _FRAME])
         peaks = np.maximum.accumulate(np.maximum(last.peak, np.where(levels > _FLOOR, levels, 0.0)))
 
         def until(share: float, before: int) -> int:
             above = np.flatnonzero(levels > np.maximum(_FLOOR, share * peaks))
-            return last.samples + min((int(above[-1]) + 1) * _FRAME, len(pcm)) if len(above) else before
+            return begun + (int(above[-1]) + 1) * _FRAME if len(above) else before
 
         loud, firm = until(_PAUSE_SHARE, last.loud_until), until(_FIRM_SHARE, last.firm_until)
+        peak = float(peaks[-1]) if len(peaks) else last.peak
         self._chunks.append(pcm)
-        self._levels.append(_Level(last.samples + len(pcm), loud, firm, float(peaks[-1])))
+        self._levels.append(_Level(last.samples + len(pcm), loud, firm, peak))
 
     def cut(self, chunks: int) -> None:
         """Go back to when there were `chunks` chunks; takes no time that grows with the audio."""
