@@ -33,8 +33,11 @@ LEAST = 0.01
 class Words:
     """What is known of a turn's words: by tables, and how likely a sentence ends with them by a language model."""
 
-    kind: Completeness
+    kind: Completeness = "open"
     ending: float | None = None
+
+
+_UNKNOWN = Words()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +68,20 @@ class TurnPolicy:
     speculate_ms: int = 0
     words_ms: int = 0
 
-    def wait_ms(
-        self, score: float | None, words: Words | None, patience: Patience, *, awaiting_words: bool = False
-    ) -> int:
-        """Silence after which the turn is over, given the latest score and what is known of its words, if anything."""
+    def wait_ms(self, score: float | None, words: Words, patience: Patience, *, awaiting_words: bool = False) -> int:
+        """Silence after which the turn is over, given the latest score and what is known of its words."""
         if self.fixed_silence_ms is not None:
             return self.fixed_silence_ms
         limit = patience.limit_ms(self.silence_limit_ms)
         least = patience.least_ms(self.least_silence_ms, limit)
-        if words is not None and words.kind == "complete":
+        if words.kind == "complete" or (words.kind == "ample" and score is not None and score >= self.sure_score):
             return least
         if score is None:
             return limit
-        if words is not None and words.kind == "ample" and score >= self.sure_score:
-            return least
-        if words is not None and words.ending is not None:
+        if words.ending is not None:
             doubt = self._doubt_of_both(score, words.ending)
-        elif words is not None and words.kind == "unfinished":
-            doubt = max(self._doubt(score), _UNFINISHED)
         else:
-            doubt = self._doubt(score)
+            doubt = max(self._doubt(score), _UNFINISHED if words.kind == "unfinished" else 0.0)
         wait = round(least + doubt * (limit - least))
         return max(wait, self.words_ms) if awaiting_words else wait
 
@@ -157,7 +154,7 @@ class TurnDetector:
         self._run_start_ms = 0
         self._run_ms = 0
         self._score: float | None = None
-        self._words: Words | None = None
+        self._words = _UNKNOWN
         self._awaiting_words = False
         self._scored_ms = 0
         self.patience = Patience()
@@ -262,7 +259,7 @@ class TurnDetector:
     def _begin_pause(self) -> None:
         self._run_ms = 0
         self._score = self._asked_ms = None
-        self._words = None
+        self._words = _UNKNOWN
         self._awaiting_words = self._hesitated = False
 
     def _pausing(self) -> list[TurnSignal]:

@@ -224,9 +224,8 @@ class Session:
             if utterance.held_ms is None:
                 return  # of a reply that was given up: the person has gone on
             utterance.understood = transcript
-            words = Words(completeness(transcript.text, self._language))
             more = self.capabilities.judges_endings and bool(transcript.text)
-            self.act(self.duplex.understood(words, final=not more))
+            self._judge_words(transcript, None, final=not more)
             return
         self._transcripts.take(transcript, self.wire.audio.input.transcription is not None)
 
@@ -235,8 +234,11 @@ class Session:
         if utterance is None or utterance.held_ms is None or ending.item_id != utterance.item_id:
             return
         if utterance.understood is not None:
-            kind = completeness(utterance.understood.text, self._language)
-            self.act(self.duplex.understood(Words(kind, ending.probability)))
+            self._judge_words(utterance.understood, ending.probability)
+
+    def _judge_words(self, transcript: Transcript, ending: float | None, *, final: bool = True) -> None:
+        words = Words(completeness(transcript.text, self._language), ending)
+        self.act(self.duplex.understood(words, final=final))
 
     def on_error(self, error: EngineError) -> None:
         self.events.error(WireError(error.code, str(error), kind="server_error"))

@@ -109,12 +109,12 @@ def test_who_is_eager_needs_less_of_both(complete_score: float, wait: int) -> No
 @pytest.mark.parametrize(
     ("score", "words", "wait"),
     [
-        (0.95, None, 512), (0.95, Words("open"), 512), (0.95, Words("unfinished"), 1456),
+        (0.95, Words(), 512), (0.95, Words("open"), 512), (0.95, Words("unfinished"), 1456),
         (0.95, Words("ample"), 160), (0.95, Words("ample", 0.0), 160), (0.8, Words("ample"), 512),
         (0.0, Words("open"), 1600), (0.95, Words("complete"), 160), (None, Words("complete"), 160),
     ],
 )  # fmt: skip
-def test_words_that_are_asked_for_are_waited_for(score: float | None, words: Words | None, wait: int) -> None:
+def test_words_that_are_asked_for_are_waited_for(score: float | None, words: Words, wait: int) -> None:
     """Until all is told of them a turn lasts at least `words_ms`, unless there are many and the score is sure."""
     policy = replace(TURNS, sure_score=0.9, words_ms=512)
     assert policy.wait_ms(score, words, Patience(), awaiting_words=True) == wait
