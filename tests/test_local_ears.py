@@ -61,12 +61,13 @@ class Remembering:
 
 
 async def test_what_was_understood_so_far_is_the_draft_of_the_next_result() -> None:
+    errors: list[EngineError] = []
     recogniser, heard = Remembering(), asyncio.Event()
 
     def understood(_: Utterance) -> None:
         heard.set()
 
-    ears = Ears(recogniser, Priorities(), 1000, understood, understood, [].append)  # type: ignore[arg-type]
+    ears = Ears(recogniser, Priorities(), 1000, understood, understood, errors.append)  # type: ignore[arg-type]
     sound = np.full(INPUT_RATE, 5000, np.int16)
     for _ in range(2):
         heard.clear()
@@ -81,3 +82,4 @@ async def test_what_was_understood_so_far_is_the_draft_of_the_next_result() -> N
     await ears.settled()
     ears.close()
     assert recogniser.drafts == [(), (0, 1), (0, 1, 2, 3), ()]
+    assert errors == []
