@@ -6,8 +6,8 @@ VENV ?= .venv
 # TORCH=torch==2.13.0+cpu where pip's index has it. It goes first, so that nothing else draws in another one.
 TORCH ?= torch==2.13.0
 ARGS ?=
-# Tests that only compute run two at a time, each on a core; so do those of a server or a worker, which also wait, a file
-# in one process.
+# Tests that only compute. They take what the others leave of the cores, which wait or are in real time: they run beside
+# them and give way to them.
 COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts.py tests/test_config.py \
 	tests/test_session.py tests/test_session_machine.py tests/test_session_settings.py tests/test_out_of_band.py \
 	tests/test_truncation.py tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py \
@@ -16,6 +16,8 @@ COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts
 	tests/test_bench_duplex.py tests/test_echo.py tests/test_turn_detection.py tests/test_tool_grammar.py \
 	tests/test_local_ears.py tests/test_docs.py tests/test_plot_engine.py tests/test_reply_queue.py \
 	tests/test_strict_events.py tests/test_turn_grammar.py
+GIVING_WAY := $(if $(shell command -v chrt),chrt --idle 0,nice -n 19)
+# Tests of a server or a worker, a file in one process, two at a time.
 SERVERS := tests/server tests/clients tests/test_channel.py tests/test_local_engine.py tests/test_local_eyes.py \
 	tests/test_local_hearing.py tests/test_local_priorities.py tests/test_local_start.py tests/test_local_text.py \
 	tests/test_local_voice.py tests/test_matrix.py tests/test_models_fetch.py tests/test_models_offline.py \
@@ -24,44 +26,35 @@ PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_fligh
 # Dialogues in real time with clients that tests/clients/install has made environments for, where OMNI_RT_CLIENTS names
 # their folder. They leave half of the machine to what else is in real time, browsers and calls.
 DIALOGUES := $(if $(OMNI_RT_CLIENTS),tests/clients/test_environments.py tests/clients/test_agents_realtime.py)
-# Computing that takes what the tests in real time leave of the cores: it runs beside them, and gives way to them.
-IDLE := tests/qwen3_omni/test_fast_machine.py tests/qwen3_omni/kernels tests/qwen3_omni/test_exact_conversation.py \
-	tests/qwen3_omni/test_long_utterance.py
-GIVING_WAY := $(if $(shell command -v chrt),chrt --idle 0,nice -n 19)
 # What is in none of these has browsers and sound in real time. Talking with the default models through the page wants
 # the machine for itself.
 ALONE := tests/browser/test_talk.py tests/browser/test_overlaps.py
 LIVE := $(filter-out $(COMPUTE) $(SERVERS),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) \
 	$(wildcard tests/test_*.py))
 BIN := $(VENV)/bin
+COMPUTING = $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 1200 $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
+WAITING = $(BIN)/python -m pytest -n 2 --dist loadfile $(PROCESSES) $(SERVERS) $(addprefix --ignore=,$(DIALOGUES))
+TALKING = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE) \
+	$(addprefix --ignore=,$(ALONE))
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check
 
 .NOTPARALLEL:
-.PHONY: run test test-compute test-servers test-live models check setup clean
+.PHONY: run test models check setup clean
 
 run: $(VENV)/.base
 	$(BIN)/omni-rt serve $(ARGS)
 
 ifeq ($(ARGS),)
-test: test-compute test-servers test-live
+test: models
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(GIVING_WAY) $(COMPUTING) >build/compute.log 2>&1 & computing=$$!; \
+	trap 'kill $$computing 2>/dev/null' EXIT; \
+	$(WAITING) && $(TALKING) && $(BIN)/python -m pytest $(ALONE) && { wait $$computing; made=$$?; } || made=$$?; \
+	cat build/compute.log; exit $$made
 else
 test: models
 	$(BIN)/python -m pytest $(ARGS)
 endif
-
-test-compute: models
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(COMPUTE) $(addprefix --ignore=,$(PROCESSES) $(IDLE))
-
-test-servers: models
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PROCESSES) $(SERVERS) $(addprefix --ignore=,$(DIALOGUES))
-
-test-live: models
-	mkdir -p build
-	OMP_NUM_THREADS=1 $(GIVING_WAY) $(BIN)/python -m pytest --timeout 1200 $(IDLE) >build/idle.log 2>&1 & idle=$$!; \
-	trap 'kill $$idle 2>/dev/null' EXIT; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE) \
-		$(addprefix --ignore=,$(ALONE)) && $(BIN)/python -m pytest $(ALONE) && { wait $$idle; made=$$?; } || made=$$?; \
-	cat build/idle.log; exit $$made
 
 models: $(VENV)/.dev
 	$(BIN)/omni-rt doctor --fetch --all

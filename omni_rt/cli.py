@@ -99,6 +99,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    # Read when numpy is loaded. A product made with several threads keeps the cores of all of them busy for some 50 ms
+    # more, waiting for another.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from omni_rt.config import ConfigError, cache_dir
     from omni_rt.models.fetch import FetchError, fetch
     from omni_rt.models.manifest import UnknownModel, find, is_gguf_path, needed

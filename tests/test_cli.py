@@ -126,6 +126,38 @@ def test_serve_without_its_models_or_a_registry_says_what_to_do(
     assert f"put the file at {cache_dir() / 'qwen2.5-coder-1.5b-instruct-q4_k_m.gguf'}" in error
 
 
+# `omni-rt serve` up to the server, which multiplies two matrices and tells how many threads there are then.
+_COUNT_THREADS = """
+import os, sys, types
+from omni_rt import cli
+from omni_rt.models import fetch
+
+def serve(settings):
+    import numpy
+    numpy.ones((500, 500)) @ numpy.ones((500, 500))
+    print(len(os.listdir("/proc/self/task")))
+    return 0
+
+fetch.fetch = lambda *_: None
+sys.modules["omni_rt.server.app"] = types.SimpleNamespace(serve=serve)
+sys.exit(cli.main(["serve"]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads where Linux shows them")
+def test_products_of_the_server_keep_to_one_core() -> None:
+    def threads(**names: str) -> int:
+        environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+        done = subprocess.run(
+            [sys.executable, "-c", _COUNT_THREADS], env={**environment, **names}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+
+    assert threads() == 1
+    assert threads(OPENBLAS_NUM_THREADS="2") == 2  # who wants it otherwise has the last word
+
+
 def test_config_prints_a_file_that_means_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["config"]) == 0
     everything = capsys.readouterr().out

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from omni_rt.engine.api import EngineError, Tool, ToolCall
 from omni_rt.engine.local.clauses import ClauseCutter
+from omni_rt.engine.local.prompt import user_text
 from omni_rt.engine.local.spoken import spoken_words
 from omni_rt.engine.local.tools import CallReader, call_text, called, grammar
 
@@ -49,6 +50,15 @@ def test_clauses_end_where_a_speaker_would_pause(text: str, expected: list[str] 
         assert found[-2:] == [" at 7:30 p.m. on Jan. 5th.", " Fine."]
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [("Go on.", "Go on"), ("Please,", "Please"), ("What?", "What?"), ("Well...", "Well..."), ("", ""), (".", "")],
+)
+def test_a_full_stop_at_the_end_is_not_told(said: str, told: str) -> None:
+    assert user_text("", said) == told
+    assert user_text("a cat", said) == f"[a cat]\n{told}"
 
 
 def test_the_first_clause_is_short_and_the_later_ones_grow() -> None:

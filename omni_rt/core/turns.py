@@ -263,10 +263,15 @@ class TurnDetector:
         self._awaiting_words = self._hesitated = False
 
     def _pausing(self) -> list[TurnSignal]:
-        if ended := self._ended():
+        hesitates = (
+            bool(self.policy.speculate_ms) and self.silence_ms >= self.policy.speculate_ms and not self._hesitated
+        )
+        # what is known of the words is asked for now, and told before a score decides
+        asks = hesitates and self.policy.fixed_silence_ms is None
+        if not asks and (ended := self._ended()):
             return ended
         signals: list[TurnSignal] = []
-        if self.policy.speculate_ms and not self._hesitated and self.silence_ms >= self.policy.speculate_ms:
+        if hesitates:
             self._hesitated = True
             signals.append(Hesitated(self._speech_end_ms))
         if self.silence_ms >= self.policy.check_silence_ms and self._wants_score():

@@ -3,6 +3,7 @@
 //   busy(ms)   keeps the page's thread from its work for so long, again and again
 //   pcm(a, b)  what the loudspeaker got between two such times: 24 kHz mono int16, base64
 //   peers      the peer connections
+//   filled()   how much audible sound the browser has put in of its own where none came in time, or taken away: ms
 //   scriptMicrophone(), say(wav)   a microphone that is silent until it is told what to say
 //   leak(db, ms)                   from now on it also hears the loudspeaker, so much fainter and later
 {
@@ -110,6 +111,18 @@
       }
       return channel;
     }
+  };
+
+  probe.filled = async () => {
+    let samples = 0;
+    for (const peer of probe.peers) {
+      for (const entry of (await peer.getStats()).values()) {
+        if (entry.type !== "inbound-rtp" || entry.kind !== "audio") continue;
+        samples += entry.concealedSamples - entry.silentConcealedSamples;
+        samples += entry.insertedSamplesForDeceleration - entry.removedSamplesForAcceleration;
+      }
+    }
+    return (1000 * samples) / 48000;
   };
 
   probe.scriptMicrophone = () => {

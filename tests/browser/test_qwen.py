@@ -77,6 +77,7 @@ def sounded_ms(pcm: Samples) -> float:
 
 def test_a_typed_turn_is_heard_frame_by_frame_and_a_call_is_not(open_page: Open, qwen: RunningServer) -> None:
     visit = called(open_page, qwen, tools=[LAMP])
+    filled = visit.filled_ms()
     visit.type(f"{WRITE}<think>It is dark.</think>I switch it on.{CALL}")
     started = visit.event("output_audio_buffer.started")
     stopped = visit.event("output_audio_buffer.stopped")
@@ -89,13 +90,15 @@ def test_a_typed_turn_is_heard_frame_by_frame_and_a_call_is_not(open_page: Open,
     call = visit.event("response.function_call_arguments.done")
     assert (call["name"], json.loads(call["arguments"])) == ("lamp", {"on": True})
 
-    # Every frame of 80 ms that was made is heard, and nothing else; a busy machine makes the browser stretch a bit.
+    # Every frame of 80 ms that was made is heard, and nothing else but what the browser filled gaps with: frames come
+    # late from a busy machine.
     made = made_ms(visit, done["output"][0]["id"])
     assert made > 0
     assert made % FRAME_MS == 0
     sounded = sounded_ms(visit.heard(started["at"] - 500, stopped["at"] + 1000))
-    print("made", made, "sounded", sounded, "timeline", stopped["at"] - started["at"])
-    assert made - 2 * FRAME_MS <= sounded <= 1.25 * made
+    filled = visit.filled_ms() - filled
+    print("made", made, "sounded", sounded, "filled", filled, "timeline", stopped["at"] - started["at"])
+    assert made - 2 * FRAME_MS <= sounded - filled <= made + 2 * FRAME_MS
 
     # The tool's result makes a further reply.
     output = {"type": "function_call_output", "call_id": call["call_id"], "output": "it is on"}

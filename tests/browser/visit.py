@@ -121,6 +121,12 @@ class Visit:
         text = self.page.evaluate("([a, b]) => probe.pcm(a, b)", [start_ms, end_ms])
         return np.frombuffer(base64.b64decode(text), np.int16)
 
+    def filled_ms(self) -> float:
+        """How much audible sound the browser has made of its own so far, where none came in time, less what it left out
+        to catch up."""
+        ms: float = self.page.evaluate("probe.filled()")
+        return ms
+
     def keep(self) -> None:
         """Leave behind what explains a failure: screenshot, events, recording."""
         self.page.screenshot(path=self.folder / "page.png")

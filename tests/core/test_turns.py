@@ -129,6 +129,19 @@ def test_words_that_are_known_are_not_waited_for() -> None:
     assert listener.detector.understood(Words("open", 0.7)) == [TurnEnded(640, 992)]
 
 
+def test_words_are_asked_for_before_a_score_ends_a_turn() -> None:
+    """The score is sure before the silence in which it may decide alone."""
+    policy = replace(TURNS, check_silence_ms=32, least_silence_ms=64, speculate_ms=64, words_ms=512)
+    listener = speaking(policy).hear(1, QUIET).judge(672, 0.99).hear(1, QUIET)
+    assert listener.take() == [ScoreWanted(672), Hesitated(640)]
+    listener.detector.await_words()
+    assert listener.hear(1, QUIET).take() == []
+    assert listener.detector.understood(Words("open", 0.9)) == [TurnEnded(640, 736)]
+
+    nobody_tells = speaking(policy).hear(1, QUIET).judge(672, 0.99).hear(2, QUIET)
+    assert nobody_tells.take() == [ScoreWanted(672), Hesitated(640), TurnEnded(640, 736)]
+
+
 def test_words_that_never_come_are_waited_for_no_longer() -> None:
     listener = speaking(replace(TURNS, words_ms=512)).hear(5, QUIET)
     listener.detector.await_words()

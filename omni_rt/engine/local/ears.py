@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from omni_rt.engine.api import INPUT_RATE, EngineError, Pcm
 from omni_rt.engine.local.asr import Recogniser
 from omni_rt.engine.local.priorities import Priorities, Work
@@ -17,6 +19,9 @@ from omni_rt.engine.local.utterance import Understood, Utterance, next_cut
 # Recognising the growing utterance may take one part in so many of the time.
 _SHARE = 5
 _AFTER_ERROR_S = 1.0
+# The recogniser mistakes words right at the end of its audio. What nobody speaks in for a moment is heard with so much
+# silence after it, without waiting for it.
+_HEARD_OUT = INPUT_RATE // 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +188,8 @@ class Ears:
             audio = utterance.audio(start)
             if growing:
                 self._running = _Running(utterance, start + len(audio), task)
-            return partial(self._transcribe, audio, start, utterance.draft(start))
+            silence = 0 if growing and not utterance.pausing else _HEARD_OUT
+            return partial(self._transcribe, audio, start, silence, utterance.draft(start))
 
         async def run() -> float:
             while True:
@@ -205,10 +211,10 @@ class Ears:
             if growing:
                 self._running = None
 
-    def _transcribe(self, audio: Pcm, start: int, draft: tuple[int, ...]) -> _Result:
+    def _transcribe(self, audio: Pcm, start: int, silence: int, draft: tuple[int, ...]) -> _Result:
         started = time.monotonic()
         cut = next_cut(audio)
         audio = audio if cut is None else audio[:cut]
-        found = self._recogniser.recognise(audio, draft)
+        found = self._recogniser.recognise(np.pad(audio, (0, silence)) if cut is None else audio, draft)
         part = Understood(start + len(audio), found.text)
         return _Result(part, found.tokens, cut is None, time.monotonic() - started)

@@ -34,6 +34,10 @@ def override_text(options: RespondOptions, settings: SessionSettings) -> str:
 
 
 def user_text(scene: str, text: str) -> str:
+    """What was said, behind what the camera showed meanwhile; without a last comma or full stop, which the recogniser
+    only guesses, and which would be one more token to read before an answer."""
+    if text.endswith((",", ".")) and not text.endswith(".."):
+        text = text[:-1]
     return f"[{scene}]\n{text}" if scene else text
 
 

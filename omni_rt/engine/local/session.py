@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 
 _KEPT_MARKS = 16
 _KEPT_REPLIES = 32
-# Tokens that are read at once while somebody speaks, who may stop at any moment and is to be answered then.
+# Tokens that are read at once while somebody speaks, who may stop at any moment and is to be answered then. What is so
+# much more that it takes a while is read in larger pieces, which take less time a token.
 _PREFILL_SPEAKING = 4
 # Tokens that the next turn of the user may take before the context counts as full.
 _USER_TOKENS = 256
@@ -269,7 +270,7 @@ class LocalSession:
         elif item.result_of:
             self._context.add(Turn("tool", pending=result_text(item.text), item_id=item.id))
         elif item.role == "user":
-            turn = Turn("user", pending=text, said=text, item_id=item.id)
+            turn = Turn("user", pending=user_text("", text), said=text, item_id=item.id)
             self._context.add(turn)
             if item.images or (not text and item.audio is not None):
                 task = asyncio.create_task(self._recall(turn, item))
@@ -389,7 +390,8 @@ class LocalSession:
             if self._reply is None and self._slot.missing(expected):
                 ends = self._context.marks.end if judge else None
                 speaking = self._ears.utterance is not None and not self._ears.utterance.complete
-                most = _PREFILL_SPEAKING if speaking else PREFILL_TOKENS
+                few = speaking and self._slot.missing(expected) <= PREFILL_TOKENS
+                most = _PREFILL_SPEAKING if few else PREFILL_TOKENS
                 evaluated = await self._slot.advance(expected, most, judge=ends)
                 if self._reply is not None:
                     self._reply.evaluated_tokens += evaluated
