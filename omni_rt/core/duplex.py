@@ -24,6 +24,7 @@ from omni_rt.core.actions import (
     StopReply,
     Unduck,
 )
+from omni_rt.core.ambient import Ambient
 from omni_rt.core.idleness import Idleness
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
@@ -40,6 +41,8 @@ from omni_rt.core.turns import (
     Words,
 )
 
+# What stands out from the noise around is worth a duck at this share of the probability that is worth one otherwise.
+_LIKELIER = 0.25
 # Speech that ended so little later than the words that are known was not more of it.
 _PAUSE_MS = 100
 
@@ -95,6 +98,7 @@ class Duplex:
         self._aside: tuple[int, int] | None = None
         self._taken_ms = 0
         self._idleness = Idleness()
+        self._ambient = Ambient()
         self.policy = policy
         self._turns = TurnDetector(policy.turns) if policy.turns else None
 
@@ -157,12 +161,13 @@ class Duplex:
         if self._turns is None:
             return []
         actions: list[Action] = []
+        likelier = self._ambient.hear(window.level)
         for signal in self._turns.step(window):
             actions += self._on_signal(signal)
         if self._overlap is not None:
             actions += self._judge_overlap(self._overlap, self._turns)
         else:
-            actions += self._duck_early(self._turns, window.speech)
+            actions += self._duck_early(self._turns, window.speech / _LIKELIER if likelier else window.speech)
         return actions or self._judge_idleness(self._turns)
 
     def score(self, score: EndScore) -> list[Action]:

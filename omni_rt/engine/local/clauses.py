@@ -46,11 +46,12 @@ class _Limits:
 
     @staticmethod
     def after(spoken: int) -> _Limits:
-        """Speech already made buys the time in which a longer clause is written."""
+        """Speech already made buys the time in which a longer clause is written: a word takes some 350 ms to say, and
+        100 to write where that is slow."""
         if not spoken:
             return _Limits(comma=1, open=3, longest=8)
-        start = min(2 * spoken + 2, 16)
-        return _Limits(comma=min(spoken, 6), open=start, longest=start + 8)
+        start = min(2 * spoken + 1, 16)
+        return _Limits(comma=min(spoken, 6), open=start, longest=start + min(2 * spoken, 8))
 
 
 _WORD = re.compile(r"\S*\w\S*")
