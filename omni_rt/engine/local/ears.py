@@ -21,7 +21,7 @@ _SHARE = 5
 _AFTER_ERROR_S = 1.0
 # The recogniser mistakes words right at the end of its audio. What nobody speaks in for a moment is heard with so much
 # silence after it, without waiting for it.
-_HEARD_OUT = INPUT_RATE // 5
+HEARD_OUT = INPUT_RATE // 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class Ears:
             audio = utterance.audio(start)
             if growing:
                 self._running = _Running(utterance, start + len(audio), task)
-            silence = 0 if growing and not utterance.pausing else _HEARD_OUT
+            silence = 0 if growing and not utterance.pausing else HEARD_OUT
             return partial(self._transcribe, audio, start, silence, utterance.draft(start))
 
         async def run() -> float:
