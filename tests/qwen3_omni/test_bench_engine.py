@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from omni_rt.config import TurnSettings
+from omni_rt.engine.api import Capabilities
 from omni_rt.engine.qwen3_omni.parts import Parts
+from omni_rt.realtime.settings import WireSession
+from omni_rt.session.policy import duplex_policy
 from tools.gpu.engine import engine, noise
 from tools.gpu.models import build
-from tools.gpu.speculated import Call, speculated_release
+from tools.gpu.speculated import POLICY, Call, speculated_release
 
 WINDOW = 512
 
@@ -41,6 +45,12 @@ async def speak(call: Call) -> None:
         call.hear(np.zeros(WINDOW, np.int16), speech=False)
     await asyncio.wait_for(call.waiting.wait(), 60)
     assert call.has_packet
+
+
+def test_its_turns_are_the_servers() -> None:
+    """It cannot read them, as the machine with the GPU has no pydantic."""
+    tells_no_words = Capabilities("qwen3_omni", (), (), image_input=True, tools=True, context_tokens=0, max_sessions=1)
+    assert duplex_policy(WireSession(), TurnSettings(), tells_no_words).turns == POLICY.turns
 
 
 async def test_a_speculated_reply_leaves_when_the_turn_is_over_and_not_before(parts: Parts) -> None:

@@ -46,16 +46,16 @@ POLICY = DuplexPolicy(
         threshold=0.5,
         onset_ms=96,
         pre_roll_ms=300,
-        check_silence_ms=64,
-        least_silence_ms=96,
+        check_silence_ms=32,
+        least_silence_ms=64,
         complete_score=0.5,
         sure_score=0.93,
         silence_limit_ms=1600,
-        speculate_ms=96,
+        speculate_ms=64,
     ),
     overlap=OverlapPolicy(224),
 )
-"""The server's defaults (TurnSettings), but that a turn may end as soon as a reply is held."""
+"""The server's defaults (TurnSettings)."""
 _WINDOW = WINDOW_MS * SAMPLES_PER_MS
 _PATIENCE_S = 60.0
 
