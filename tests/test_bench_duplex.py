@@ -205,6 +205,13 @@ def test_conversations_are_built_of_the_clips_that_were_given(clips: list[Clip],
         assert all(exchange.turn or exchange.ask for exchange in exchanges)
 
 
+def test_no_place_has_the_same_pause_twice_before_it_had_every_one(clips: list[Clip]) -> None:
+    places = [(clip.name, split) for clip in held_out(clips) if clip.kind == "turn" for split in clip.splits]
+    script = scenes(held_out(clips), ("pause",), size=len(places))
+    said = [(e.turn.name, e.turn.spans[0][1]) for scene in script for e in scene.exchanges if e.turn]
+    assert len(said) == len(set(said)) == len(places) * len(PAUSES_S)
+
+
 def test_a_full_run_has_every_pause_and_both_ways_of_speaking_over(clips: list[Clip]) -> None:
     script = scenes(for_tuning(clips))
     pauses = [e.turn.pause_s for scene in script if scene.group == "pause" for e in scene.exchanges if e.turn]

@@ -5,6 +5,7 @@ The clock is the audio: windows of 32 ms, fed in blocks of 20 ms, so what is due
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -188,6 +189,19 @@ async def _wait_ms(score: float, eagerness: str, **turn: Any) -> int:
     stopped: int = stage.last("input_audio_buffer.speech_stopped")["audio_end_ms"]
     await stage.session.close("test over")
     return stopped - 1024
+
+
+@pytest.mark.parametrize(("transcribes", "at_once"), [(True, False), (False, True)])
+async def test_words_that_nobody_writes_down_are_no_reason_to_wait(transcribes: bool, at_once: bool) -> None:
+    """An empty transcript of an engine that writes some is of a turn that has hardly begun."""
+    stage = await open_stage(speculate_ms=64)
+    stage.session.capabilities = replace(stage.session.capabilities, judges_endings=False, transcribes=transcribes)
+    stage.model.understood = ""
+    stage.ears[0].score = 0.99
+    await stage.listen(1024, True)
+    await stage.listen(300, False)
+    assert ("input_audio_buffer.committed" in stage.transport.kinds()) is at_once
+    await stage.session.close("test over")
 
 
 async def test_eagerness() -> None:

@@ -67,7 +67,8 @@ class Capabilities:
     """What an engine can do; whatever is not listed is refused by name at the door.
 
     With `exact_tools` the arguments of every call fit the tool's schema, and a tool whose schema cannot be held to is
-    refused. With `judges_endings` it tells an Ending of what it is to answer, where that is asked for.
+    refused. With `judges_endings` it tells an Ending of what it is to answer, where that is asked for. Without
+    `transcribes` it writes down nothing of what the user says: that its transcripts are empty tells nothing.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Capabilities:
     max_sessions: int
     overhears: bool = False
     judges_endings: bool = False
+    transcribes: bool = True
     exact_tools: bool = False
 
 

@@ -237,7 +237,8 @@ class Session:
             self._judge_words(utterance.understood, ending.probability)
 
     def _judge_words(self, transcript: Transcript, ending: float | None, *, final: bool = True) -> None:
-        words = Words(completeness(transcript.text, self._language), ending)
+        known = self.capabilities.transcribes and not transcript.error
+        words = Words(completeness(transcript.text, self._language) if known else "open", ending)
         self.act(self.duplex.understood(words, final=final))
 
     def on_error(self, error: EngineError) -> None:

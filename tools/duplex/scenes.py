@@ -104,9 +104,13 @@ def _wait(cast: Cast, size: int) -> list[Scene]:
 
 
 def _pause(cast: Cast, size: int) -> list[Scene]:
+    """Each place has another pause when its turn comes again."""
     places = [(clip, split) for clip in cast.of("turn") for split in clip.splits]
-    chosen = islice(cycle(places), 16 * size // 4)
-    turns = [Exchange(with_pause(clip, split, PAUSES_S[n % 4])) for n, (clip, split) in enumerate(chosen)]
+    turns = []
+    for number in range(16 * size // 4 if places else 0):
+        lap, place = divmod(number, len(places))
+        pause_s = PAUSES_S[(place + lap) % len(PAUSES_S)]
+        turns.append(Exchange(with_pause(*places[place], pause_s)))
     return _calls("pause", turns, 4)
 
 

@@ -26,8 +26,9 @@ _LONGEST_PHRASE = 8
 _SURE = -0.9
 # A crowd in the background stays below this; one voice, cut anywhere, above.
 _SURE_OF_CLIP = -0.7
-# Silence around a clip. Without it a short word is heard several times over; with more, noise becomes words.
-_AROUND_CLIP = INPUT_RATE // 10
+# Silence around a clip. With less of it a short word is heard several times over, or not at all; with more, noise
+# becomes words.
+_AROUND_CLIP = INPUT_RATE * 3 // 20
 # What the model makes of noise. Nobody says just this.
 _FROM_NOISE = frozenset(("you", "♪", "thank you for watching", "© transcript emily beynon"))
 

@@ -59,6 +59,7 @@ class QwenEngine:
             context_tokens=parts.context_tokens,
             max_sessions=self._settings.server.max_sessions,
             overhears=True,
+            transcribes=self._settings.qwen.transcripts,
         )
 
     async def start(self) -> None:
