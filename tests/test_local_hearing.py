@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from omni_rt.engine.local.utterance import PAUSE_MS, Understood, Utterance, next
 from omni_rt.models.manifest import ASR
 from tests.support.local import spoken
 from tests.support.speech import Clip, clip, clips, model, silence, with_noise
+from tools.bench_endings import Steps
 
 STEP = INPUT_RATE // 50
 
@@ -54,24 +53,12 @@ def short_clips() -> list[Clip]:
     return [said for said in clips() if len(said.pcm) < 4 * INPUT_RATE]
 
 
-class Counting:
-    """A decoder that counts its steps."""
-
-    def __init__(self, decoder: Any) -> None:
-        self.steps = 0
-        self._run = decoder.run
-
-    def run(self, wanted: Any, feeds: Any) -> Any:
-        self.steps += 1
-        return self._run(wanted, feeds)
-
-
 @pytest.mark.models
 @pytest.mark.parametrize("missing_s", [0.3, 0.8])
 def test_what_was_understood_before_is_only_read(
     recogniser: Recogniser, missing_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counting = Counting(recogniser._decoder)
+    counting = Steps(recogniser._decoder)
     monkeypatch.setattr(recogniser, "_decoder", counting)
     steps = [0, 0]
     for said in short_clips():
@@ -79,9 +66,9 @@ def test_what_was_understood_before_is_only_read(
         draft = recogniser.recognise(earlier).tokens if len(earlier) else ()
         results = []
         for index, given in enumerate(((), draft)):
-            before = counting.steps
+            before = counting.count
             results.append(recogniser.recognise(said.pcm, given))
-            steps[index] += counting.steps - before
+            steps[index] += counting.count - before
         assert results[1] == results[0]
     assert steps[1] < 0.5 * steps[0]
 
@@ -255,7 +242,6 @@ def test_the_last_word_is_expected_only_at_a_pause() -> None:
 
 
 def test_a_pause_is_heard_once() -> None:
-    """When no soft consonant can follow."""
     utterance = heard(np.full(INPUT_RATE, 5000, np.int16))
     heard_at = []
     for _ in range(50):

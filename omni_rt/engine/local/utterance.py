@@ -16,6 +16,7 @@ _FRAMES_PER_S = INPUT_RATE // _FRAME
 _PAUSE_SHARE, _FIRM_SHARE = 0.05, 0.1
 _FLOOR = 20.0
 
+# So much silence is worth a recognition; if sound follows, it was no pause, and there will be another.
 PAUSE_MS = 60
 # What is not firm for so long is the beginning of a pause; for longer than the second, it is how somebody speaks.
 _FADING_MS = (40, 400)
