@@ -15,8 +15,10 @@ from tools.duplex.replies import HeardReply
 
 Wave = npt.NDArray[np.float64]
 
-# Below this, out of 32768 and at full gain, 20 ms of the voice are a pause; a packet below the other is one, ducked.
-_QUIET, _AUDIBLE = 150.0, 30.0
+# What is heard is counted in blocks of 5 ms, as a held reply ends and goes on inside packets. One is audible above this,
+# out of 32768; in full voice that is all of the voice that is as loud, ducked only what is above the other.
+_BLOCK = OUTPUT_RATE // 200
+_AUDIBLE, _AUDIBLE_DUCKED = 30.0, 150.0
 # Packets that are looked for together, and how alike they must be to the voice after Opus, of 1: where they are
 # expected, and elsewhere, as a voice is like itself a little later.
 _TOGETHER, _SAME, _MOVED = 4, 0.7, 0.9
@@ -41,7 +43,6 @@ def continuity(reply: HeardReply, speak: Callable[[str], Pcm]) -> Continuity | N
     heard = np.array([sound.pcm for sound in reply.sounds], np.float64)
     size, known = heard.shape[1], speak(reply.text).astype(np.float64)
     sounding = root_mean_square(heard) > _AUDIBLE
-    voiced = np.repeat(root_mean_square(known[: len(known) // size * size].reshape(-1, size)) > _QUIET, size)
     lost = repeated = 0.0
     after: int | None = None
     number = last = 0
@@ -52,13 +53,24 @@ def continuity(reply: HeardReply, speak: Callable[[str], Pcm]) -> Continuity | N
             number += 1
             continue
         if after is not None:
-            came = int(sounding[last:number].sum()) * size
-            missing = (int(voiced[after:at].sum()) - int(voiced[at:after].sum()) - came) * 1000 / OUTPUT_RATE
+            came = _loud_ms(heard[last:number].ravel(), _AUDIBLE)
+            missing = _between_ms(known, after, at, _AUDIBLE_DUCKED) - came
+            again = came - _between_ms(known, after, at, _AUDIBLE)
             lost += missing if missing > _UNSURE_MS else 0.0
-            repeated -= missing if missing < -_UNSURE_MS else 0.0
+            repeated += again if again > _UNSURE_MS else 0.0
         number = last = number + _TOGETHER
         after = at + _TOGETHER * size
     return None if after is None else Continuity(lost, repeated)
+
+
+def _loud_ms(sound: Wave, least: float) -> float:
+    blocks = sound[: len(sound) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+    return int((root_mean_square(blocks) > least).sum()) * _BLOCK * 1000 / OUTPUT_RATE
+
+
+def _between_ms(known: Wave, begin: int, end: int, least: float) -> float:
+    """How much of the voice is as loud from one place to another; negative on the way back."""
+    return _loud_ms(known[begin:end], least) - _loud_ms(known[end:begin], least)
 
 
 def _place(part: Wave, known: Wave, expected: int | None) -> int | None:
