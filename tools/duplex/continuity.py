@@ -15,8 +15,8 @@ from tools.duplex.replies import HeardReply
 
 Wave = npt.NDArray[np.float64]
 
-# What is heard is counted in blocks of 5 ms, as a held reply ends and goes on inside packets. One is audible above this,
-# out of 32768; in full voice that is all of the voice that is as loud, ducked only what is above the other.
+# What is heard is counted in blocks of 5 ms, as a held reply ends and goes on inside packets. One is audible above
+# this, out of 32768; in full voice that is all of the voice that is as loud, ducked only what is above the other.
 _BLOCK = OUTPUT_RATE // 200
 _AUDIBLE, _AUDIBLE_DUCKED = 30.0, 150.0
 # Packets that are looked for together, and how alike they must be to the voice after Opus, of 1: where they are
