@@ -43,11 +43,16 @@ _AROUND: Mapping[str, frozenset[str]] = {
 }
 
 
+def stop_phrases(language: str = "en") -> frozenset[str]:
+    """The phrases of a language, in lower case."""
+    return _PHRASES.get(base_language(language), frozenset())
+
+
 def is_stop_phrase(text: str, language: str = "en", beside: Container[str] = ()) -> bool:
     """Whether `text` says nothing but that the assistant be quiet or wait ("Stop, please.", "Never mind!").
 
     `language` is a tag such as "en" or "en-US"; "" means English, a language without a table has no stop phrases.
     Phrases of `beside` may stand around like polite words.
     """
-    tag = base_language(language)
-    return tag in _PHRASES and made_of(words(text), _PHRASES[tag], _AROUND[tag], beside)
+    tag, known = base_language(language), stop_phrases(language)
+    return bool(known) and made_of(words(text), known, _AROUND[tag], beside)

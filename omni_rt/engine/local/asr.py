@@ -13,6 +13,7 @@ import onnxruntime
 import webrtcvad
 
 from omni_rt.engine.api import INPUT_RATE, EngineError, Pcm
+from omni_rt.engine.local.spotting import Spotter, Tokens
 
 Samples = npt.NDArray[np.float32]
 
@@ -29,6 +30,8 @@ _SURE_OF_CLIP = -0.7
 # Silence around a clip. With less of it a short word is heard several times over, or not at all; with more, noise
 # becomes words.
 _AROUND_CLIP = INPUT_RATE * 3 // 20
+# In a clip that is not longer, of whose words the model is less sure than that, short phrases are looked for.
+_SPOTTED, _DOUBTLESS = INPUT_RATE * 3 // 2, -0.5
 # What the model makes of noise. Nobody says just this.
 _FROM_NOISE = frozenset(("you", "♪", "thank you for watching", "© transcript emily beynon"))
 
@@ -66,6 +69,7 @@ class Recogniser:
                 f"cannot load the speech model {encoder}, {decoder}, {tokenizer}: {error}; "
                 "remove the files and fetch them again: omni-rt doctor --fetch",
             ) from error
+        self._spotter = Spotter(self._words)
         caches = [item for item in self._decoder.get_inputs() if item.name.startswith("past_key_values.")]
         self._empty = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32) for item in caches}
         self._present = ["logits", *(name.replace("past_key_values", "present") for name in self._empty)]
@@ -78,51 +82,55 @@ class Recogniser:
     def recognise(self, pcm: Pcm, draft: Sequence[int] = ()) -> Recognised:
         """The same, sooner the more of `draft`, the tokens of an earlier result, are in this one too: they are read in
         one step, and hold as far as the model would have written them."""
-        return self._words_of(_samples(pcm), 0, _SURE, draft)
+        samples = _samples(pcm)
+        if not has_speech(samples):
+            return Recognised("", ())
+        written = self._write(self._listen(samples), draft)
+        return Recognised(self._believed(written, _SURE), tuple(written.tokens))
 
     def overhear(self, pcm: Pcm) -> str:
         """The words of a clip of at most some seconds; empty if there are none, or a crowd's."""
-        return self._words_of(_samples(pcm), _AROUND_CLIP, _SURE_OF_CLIP).text
+        samples = _samples(pcm)
+        if not has_speech(samples):
+            return ""
+        sound = self._listen(np.pad(samples, _AROUND_CLIP))
+        written = self._write(sound)
+        if len(samples) <= _SPOTTED and written.sure < _DOUBTLESS:
+            spotted = self._spotter.spot(
+                written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each)
+            )
+            if spotted:
+                return spotted
+        return self._believed(written, _SURE_OF_CLIP)
 
     def warm_up(self) -> None:
-        self._decode(np.zeros(INPUT_RATE, np.float32))
+        self._write(self._listen(np.zeros(INPUT_RATE, np.float32)))
 
-    def _words_of(self, samples: Samples, around: int, least: float, draft: Sequence[int] = ()) -> Recognised:
-        """The words if the model is sure of them; `around`: samples of silence to put at both ends."""
-        if not has_speech(samples):
-            return Recognised("", ())
-        tokens, sure = self._decode(np.pad(samples, around), draft)
-        return Recognised(self._believed(tokens, sure, least), tuple(tokens))
-
-    def _believed(self, tokens: Sequence[int], sure: float, least: float) -> str:
-        spelled = b"".join(self._words[token] for token in tokens if token >= _FIRST_WORD)
+    def _believed(self, written: _Written, least: float) -> str:
+        spelled = b"".join(self._words[token] for token in written.tokens if token >= _FIRST_WORD)
         text = spelled.decode(errors="replace").replace("▁", " ").replace('"', "").strip(" '")
         letters = [character for character in text if character.isalpha()]
         foreign = sum(not character.isascii() and character > "ɏ" for character in letters)
-        if sure < least or 2 * foreign > len(letters) or text.strip(" .!?").lower() in _FROM_NOISE:
+        if written.sure < least or 2 * foreign > len(letters) or text.strip(" .!?").lower() in _FROM_NOISE:
             return ""
         return text if any(character.isalnum() for character in text) else ""
 
-    def _decode(self, samples: Samples, draft: Sequence[int] = ()) -> tuple[list[int], float]:
-        """The likeliest tokens, one after the other, and the mean of their log-probabilities."""
+    def _listen(self, samples: Samples) -> _Sound:
         encoded = self._encoder.run(
             None, {"input_values": samples[None], "attention_mask": np.ones((1, len(samples)), np.int64)}
         )[0]
-        feeds: dict[str, Any] = {
-            **self._empty,
-            # despite its name this mask counts samples; it is strided down inside the graph
-            "encoder_attention_mask": np.ones((1, len(samples)), np.int64),
-            "encoder_hidden_states": encoded,
-            "input_ids": np.array([[_START, *draft]]),
-            "use_cache_branch": np.array([False]),
-        }
+        return _Sound(len(samples), encoded)
+
+    def _write(self, sound: _Sound, draft: Sequence[int] = ()) -> _Written:
+        """The likeliest tokens, one after the other."""
+        feeds = self._feeds(sound, [[_START, *draft]])
         wanted = self._present
-        written = _Written(int(len(samples) / INPUT_RATE * _TOKENS_PER_S) + 4)
+        written = _Written(int(sound.length / INPUT_RATE * _TOKENS_PER_S) + 4)
         while True:
             logits, *caches = self._decoder.run(wanted, feeds)
             taken = written.take(logits[0], draft)
             if written.ended:
-                return written.tokens, float(np.mean(written.sureness))
+                return written
             for name, cache in zip(wanted[1:], caches, strict=True):
                 if draft and ".encoder." not in name:
                     cache = np.ascontiguousarray(cache[:, :, : 1 + taken])
@@ -132,9 +140,42 @@ class Recogniser:
             feeds["use_cache_branch"] = np.array([True])
             wanted = self._grown
 
+    def _likelihoods(self, sound: _Sound, phrases: Sequence[Tokens]) -> list[float]:
+        """The log-probability of each phrase to be written of a sound, with the mark of its end."""
+        ended = [[*tokens, _END] for tokens in phrases]
+        longest = max(map(len, ended))
+        read = [[_START, *tokens[:-1], *[_END] * (longest - len(tokens))] for tokens in ended]
+        logits = self._decoder.run(self._present[:1], self._feeds(sound, read))[0]
+        return [
+            sum(float(_log_probabilities(row)[token]) for row, token in zip(rows, tokens, strict=False))
+            for rows, tokens in zip(logits, ended, strict=True)
+        ]
+
+    def _feeds(self, sound: _Sound, tokens: Sequence[Sequence[int]]) -> dict[str, Any]:
+        count = len(tokens)
+        return {
+            **{name: np.repeat(empty, count, axis=0) for name, empty in self._empty.items()},
+            # despite its name this mask counts samples; it is strided down inside the graph
+            "encoder_attention_mask": np.ones((count, sound.length), np.int64),
+            "encoder_hidden_states": np.repeat(sound.encoded, count, axis=0),
+            "input_ids": np.array(tokens),
+            "use_cache_branch": np.array([False]),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Sound:
+    """So many samples as the encoder heard them."""
+
+    length: int
+    encoded: Samples
+
 
 class _Written:
-    """What a decoder has written, at most `most` tokens with the mark of its end."""
+    """What a decoder has written, at most `most` tokens with the mark of its end; `first` are the log-probabilities
+    of what it begins with, `sureness` those of what was written."""
+
+    first: Samples
 
     def __init__(self, most: int) -> None:
         self.tokens: list[int] = []
@@ -142,13 +183,20 @@ class _Written:
         self.ended = False
         self._most = most
 
+    @property
+    def sure(self) -> float:
+        """Mean log-probability of a token."""
+        return float(np.mean(self.sureness))
+
     def take(self, logits: Samples, draft: Sequence[int]) -> int:
         """Write what follows each of the tokens read, the last one and those of `draft` (logits: tokens x vocabulary);
         how many of `draft` were what would have been written."""
         index = 0
+        if not self.sureness:
+            self.first = _log_probabilities(logits[0])
         for index, row in enumerate(logits):
             token = int(row.argmax())
-            self.sureness.append(-float(np.log(np.exp(row - row[token]).sum())))
+            self.sureness.append(float(_log_probabilities(row)[token]))
             self.ended = token == _END
             if not self.ended:
                 self.tokens.append(token)
@@ -159,6 +207,11 @@ class _Written:
             if self.ended or index == len(draft) or draft[index] != token:
                 break
         return index
+
+
+def _log_probabilities(logits: Samples) -> Samples:
+    top = logits.max()
+    return np.asarray(logits - top - np.log(np.exp(logits - top).sum()), np.float32)
 
 
 def _samples(pcm: Pcm) -> Samples:
