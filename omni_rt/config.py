@@ -157,6 +157,12 @@ class TurnSettings(Section):
     pre_roll_ms: int = Field(300, ge=0, le=2000, description="audio kept from before the onset")
     check_silence_ms: int = Field(32, ge=32, le=2000, description="silence after which the end of turn is judged")
     least_silence_ms: int = Field(64, ge=64, le=2000, description="silence before which no turn ends")
+    brief_silence_ms: int = Field(
+        480,
+        ge=0,
+        le=2000,
+        description="silence before which two or three words are no turn, unless an answer or question",
+    )
     speculate_ms: int = Field(64, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
     complete_score: float = Field(
         0.5,

@@ -1,5 +1,5 @@
-"""Whether a turn's words can be all of it: a phrase that cannot end so, one that can, one that is long enough to, a
-short answer that needs no more. Tables of words tell at once."""
+"""Whether a turn's words can be all of it: a phrase that cannot end so, one that can, one that is long enough to, one
+so short that it is often only the beginning, a short answer that needs no more. Tables of words tell at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Literal
 
 from omni_rt.core.phrases import base_language, phrases, words
 
-Completeness = Literal["unfinished", "open", "ample", "complete"]
+Completeness = Literal["unfinished", "brief", "open", "ample", "complete"]
 
 # So many words are seldom only the beginning of what is said if it sounds like the end.
 _AMPLE = 6
+# Two or three are a sentence by themselves, as "go forward" is, and the beginning of many. One is mostly an answer.
+_BRIEF = (2, 3)
 
 _GOES_ON: Mapping[str, frozenset[str]] = {
     "en": phrases(
@@ -72,6 +74,9 @@ def completeness(text: str, language: str = "en") -> Completeness:
         return "complete"
     # a comma is what recognisers put where the sound breaks off
     goes_on = written.endswith((";", ":", "-", "–", "—", "...", "…"))
-    if not written.endswith("?") and (goes_on or said[-1] in _GOES_ON.get(tag, ())):
+    asks = written.endswith("?")
+    if not asks and (goes_on or said[-1] in _GOES_ON.get(tag, ())):
         return "unfinished"
+    if not asks and len(said) in _BRIEF:
+        return "brief"
     return "ample" if len(said) >= _AMPLE else "open"

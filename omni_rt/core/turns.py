@@ -49,8 +49,9 @@ class TurnPolicy:
     turn ends after `least_silence_ms`, or as soon as the score is known; below it the wait grows with the doubt, slowly
     down to `complete_score`, up to `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a
     turn give it; a short answer leaves none, nor do many words with a sure score; and how likely a sentence ends with
-    them is one more witness beside the score. The person's own pauses move both ends of the wait (`Patience`). While
-    the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
+    them is one more witness beside the score. After two or three words that need be no more the turn lasts at least
+    `brief_silence_ms`, whatever the witnesses say. The person's own pauses move both ends of the wait (`Patience`).
+    While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.
@@ -67,6 +68,7 @@ class TurnPolicy:
     fixed_silence_ms: int | None = None
     speculate_ms: int = 0
     words_ms: int = 0
+    brief_silence_ms: int = 0
 
     def wait_ms(self, score: float | None, words: Words, patience: Patience, *, awaiting_words: bool = False) -> int:
         """Silence after which the turn is over, given the latest score and what is known of its words."""
@@ -78,6 +80,8 @@ class TurnPolicy:
             return least
         if score is None:
             return limit
+        if words.kind == "brief":
+            least = min(limit, max(least, self.brief_silence_ms))
         if words.ending is not None:
             doubt = self._doubt_of_both(score, words.ending)
         else:

@@ -81,6 +81,7 @@ def _turn_policy(detection: ServerVad | SemanticVad, turn: TurnSettings) -> Turn
             silence_limit_ms=turn.silence_limit_ms,
             fixed_silence_ms=detection.silence_duration_ms,
             speculate_ms=turn.speculate_ms,
+            brief_silence_ms=turn.brief_silence_ms,
         )
     eager = _EAGERNESS[detection.eagerness]
     return TurnPolicy(
@@ -93,6 +94,7 @@ def _turn_policy(detection: ServerVad | SemanticVad, turn: TurnSettings) -> Turn
         sure_score=turn.sure_score,
         silence_limit_ms=min(eager.longest_ms, round(turn.silence_limit_ms * eager.patience)),
         speculate_ms=turn.speculate_ms,
+        brief_silence_ms=round(turn.brief_silence_ms * eager.patience),
     )
 
 

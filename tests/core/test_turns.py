@@ -109,6 +109,30 @@ def test_who_is_eager_needs_less_of_both(complete_score: float, wait: int) -> No
 @pytest.mark.parametrize(
     ("score", "words", "wait"),
     [
+        (1.0, Words("brief"), 480), (1.0, Words("brief", 0.99), 480), (0.5, Words("brief"), 760),
+        (0.0, Words("brief"), 1600), (0.0, Words("brief", 0.0), 1488), (None, Words("brief"), 1600),
+        (1.0, Words("complete"), 160), (1.0, Words("open"), 160), (1.0, Words("ample"), 160),
+    ],
+)  # fmt: skip
+def test_two_or_three_words_are_waited_upon(score: float | None, words: Words, wait: int) -> None:
+    policy = replace(TURNS, sure_score=0.9, brief_silence_ms=480)
+    assert policy.wait_ms(score, words, Patience()) == wait
+    assert replace(policy, fixed_silence_ms=320).wait_ms(score, words, Patience()) == 320
+
+
+def test_who_goes_on_after_two_words_is_not_cut_in_on() -> None:
+    """The pause is 320 ms, and both witnesses are sure of an end."""
+    policy = replace(TURNS, brief_silence_ms=480)
+    for kind, ended in (("brief", []), ("open", [TurnEnded(640, 800)])):
+        listener = speaking(policy).hear(4, QUIET)
+        listener.detector.understood(Words(kind, 0.99))  # type: ignore[arg-type]
+        listener.judge(800, 1.0).hear(6, QUIET).hear(3, LOUD)
+        assert [signal for signal in listener.take() if isinstance(signal, TurnEnded)] == ended
+
+
+@pytest.mark.parametrize(
+    ("score", "words", "wait"),
+    [
         (0.95, Words(), 512), (0.95, Words("open"), 512), (0.95, Words("unfinished"), 1456),
         (0.95, Words("ample"), 160), (0.95, Words("ample", 0.0), 160), (0.8, Words("ample"), 512),
         (0.0, Words("open"), 1600), (0.95, Words("complete"), 160), (None, Words("complete"), 160),
