@@ -15,6 +15,7 @@ import numpy.typing as npt
 from omni_rt.engine.api import Pcm
 from omni_rt.engine.local.clauses import ClauseCutter
 from omni_rt.engine.local.tts import Voice
+from omni_rt.media.reply_queue import FRAME_MS
 from tools.duplex.replies import HeardReply
 
 Wave = npt.NDArray[np.float64]
@@ -24,30 +25,47 @@ _QUIET = 150.0
 # So alike are two pieces of the same sound after Opus: many packets, and one of them.
 _SAME, _SAME_PACKET = 0.8, 0.6
 _BEFORE = 40
+# Where within a packet it becomes softer is told by blocks of 5 ms.
+_BLOCKS = 4
 # A packet is ducked below this gain, and one in full voice is not below the other.
 DUCKED, FULL = 0.6, 0.75
 # When it happened is not known better than this where the voice pauses.
 _LONGEST_GAP_S = 0.07
+_PACKET_S = FRAME_MS / 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """Of packets of a reply, their arrival and their gain; NaN where the voice is silent."""
+    """Of packets of a reply, their arrival and their gain, and that of each of their `_BLOCKS` blocks; NaN where the
+    voice is silent."""
 
     times: Wave
     gains: Wave
+    blocks: Wave
 
     def ducked_after(self, at: float) -> float | None:
-        """When the first soft packet came after a moment at which the reply was in full voice; None if none came, or if
-        the voice paused where it would tell."""
-        known = ~np.isnan(self.gains)
+        """When the reply, in full voice at a moment, first became soft after it, for a player that plays at once; None
+        if it did not, or if the voice paused where it would tell."""
+        known = np.flatnonzero(~np.isnan(self.gains))
         times, gains = self.times[known], self.gains[known]
         before = gains[times <= at]
         soft = np.flatnonzero((times > at) & (gains < DUCKED))
         if not len(before) or before[-1] < FULL or not len(soft):
             return None
         first = int(soft[0])
-        return None if times[first] - times[first - 1] > _LONGEST_GAP_S else float(times[first])
+        if times[first] - times[first - 1] > _LONGEST_GAP_S:
+            return None
+        return max(at, self._begins_soft(int(known[first])))
+
+    def _begins_soft(self, packet: int) -> float:
+        """From where on in a soft packet or the one before it all blocks are soft."""
+        near = self.blocks[max(0, packet - 1) : packet + 1].ravel()
+        loud = np.flatnonzero(near >= DUCKED)
+        begin = int(loud[-1]) + 1 if len(loud) else len(near) - _BLOCKS
+        if begin == len(near):
+            return float(self.times[packet])
+        number, block = divmod(begin, _BLOCKS)
+        return float(self.times[max(0, packet - 1) + number]) + block * _PACKET_S / _BLOCKS
 
 
 def local_speech() -> Callable[[str], Pcm]:
@@ -79,7 +97,9 @@ def gains(reply: HeardReply, around: float, until: float, speak: Callable[[str],
     level, loud = root_mean_square(whole), root_mean_square(heard)
     alike = np.sum(whole * heard, axis=1) > _SAME_PACKET * level * loud * heard.shape[1]
     gain = np.where((level > _QUIET) & alike, loud / np.maximum(level, 1e-9), np.nan)
-    return Gains(np.array([packet.at for packet in packets]), gain)
+    parts, sounding = (root_mean_square(each.reshape(heard.shape[0] * _BLOCKS, -1)) for each in (whole, heard))
+    blocks = np.where(parts > _QUIET, sounding / np.maximum(parts, 1e-9), np.nan).reshape(-1, _BLOCKS)
+    return Gains(np.array([packet.at for packet in packets]), gain, blocks)
 
 
 def root_mean_square(frames: Wave) -> Wave:
