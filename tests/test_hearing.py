@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import numpy as np
 import pytest
 
-from omni_rt.core.timeline import Activity, EndScore
+from omni_rt.core.timeline import Activity, EndScore, Glimpse
 from omni_rt.engine.api import Pcm
-from omni_rt.media.hearing import Ears, Hearing
+from omni_rt.media.hearing import Ears, Event, Hearing
 from omni_rt.media.vad import WINDOW, WINDOW_MS, VadState
 from tests.support.speech import clip, model, silence
 
@@ -21,17 +21,21 @@ class Listener:
     """One session's hearing and all it reported."""
 
     def __init__(self, ears: Ears) -> None:
-        self.events: list[Activity | EndScore] = []
+        self.events: list[Event] = []
         self._news = asyncio.Event()
         self.hearing: Hearing = ears.listen(self._on)
 
-    def _on(self, event: Activity | EndScore) -> None:
+    def _on(self, event: Event) -> None:
         self.events.append(event)
         self._news.set()
 
     @property
     def activity(self) -> list[Activity]:
         return [event for event in self.events if isinstance(event, Activity)]
+
+    @property
+    def glimpses(self) -> list[Glimpse]:
+        return [event for event in self.events if isinstance(event, Glimpse)]
 
     @property
     def scores(self) -> list[EndScore]:
@@ -245,3 +249,59 @@ async def test_a_failing_model_costs_neither_the_timeline_nor_the_session(
     heard = await listener.heard(WINDOW + len(speech))
     assert [event.at_ms for event in heard] == [(i + 1) * WINDOW_MS for i in range(len(heard))]
     assert max(event.speech for event in heard) > 0.9
+
+
+# -- between windows
+
+HALF = WINDOW // 2
+TOLD_AS_PLAYED = np.full(480, 3000, np.int16)
+
+
+def between(ears: Ears, pcm: Pcm) -> list[Glimpse]:
+    """What ends in the middle of each window but the first, by a detector that hears nothing else."""
+    state, found = VadState(), []
+    for end in range(WINDOW + HALF, len(pcm) + 1, WINDOW):
+        window = pcm[end - WINDOW : end]
+        level = pytest.approx(np.sqrt(np.mean(window.astype(float) ** 2)), 1e-4)
+        found.append(Glimpse(end // 16, ears.vad.step(state, window), level))
+    return found
+
+
+async def listen(listener: Listener, pcm: Pcm, size: int, *, played: bool) -> None:
+    for at in range(0, len(pcm), size):
+        if played:
+            listener.hearing.played(TOLD_AS_PLAYED, at / 16, paced=True)
+        listener.hearing.feed(pcm[at : at + size])
+        await listener.heard(at + size)
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("size", [HALF, 100])
+async def test_between_windows_is_looked_while_a_reply_sounds(size: int, listener: Listener, ears: Ears) -> None:
+    """Of which nothing is heard: the client has headphones, as silence says that was sent before."""
+    pcm = clip("card5").pcm[: 40 * WINDOW]
+    quiet = Ears(ears.vad, ears.smart_turn, echo=False)
+    deaf_to_echo = Listener(quiet)
+    await listen(deaf_to_echo, pcm, size, played=True)
+    expected_glimpses = between(ears, pcm)
+    await deaf_to_echo.until(lambda: len(deaf_to_echo.glimpses) == len(expected_glimpses))
+    assert deaf_to_echo.glimpses == expected_glimpses
+    assert deaf_to_echo.activity == expected(ears, pcm)
+    deaf_to_echo.hearing.close()
+    quiet.close()
+
+    await listen(listener, pcm, size, played=False)
+    assert listener.glimpses == []
+
+
+async def test_a_glimpse_comes_before_the_window_that_ends_after_it(listener: Listener) -> None:
+    pcm = clip("card5").pcm[: 20 * WINDOW + HALF]
+    listener.hearing.feed(pcm[: 20 * WINDOW])
+    await listener.heard(20 * WINDOW)
+    listener.hearing._played_at = asyncio.get_running_loop().time()
+    listener.hearing.feed(pcm[20 * WINDOW :])
+    await listener.until(lambda: bool(listener.glimpses))
+    listener.hearing.feed(silence(0.016))
+    await listener.heard(21 * WINDOW)
+    assert [event.at_ms for event in listener.events[-2:]] == [656, 672]
+    assert isinstance(listener.events[-2], Glimpse)

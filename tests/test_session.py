@@ -147,7 +147,7 @@ async def test_speculation_is_heard_only_after_the_decision() -> None:
     await stage.settle()
     assert stage.model.names() == ["mark", "commit", "respond", "cancel", "rollback"]
     stage.ears[0].score, stage.model.ending = 0.99, 0.9
-    stage.hear(400, False)
+    stage.hear(600, False)
     await stage.until("response.done")
     assert stage.model.names()[5:] == ["mark", "commit", "respond"]
     assert stage.texts() == [("user", "hello there"), ("assistant", "one two three ")]
@@ -160,6 +160,7 @@ async def test_words_that_may_go_on_keep_the_turn_open(ending: float | None, aft
     """However complete they sound; words that are not judged in time do not."""
     stage = await open_stage(speculate_ms=96)
     stage.ears[0].score, stage.model.ending = 0.9, ending
+    stage.model.understood = "would you tell me more"
     stage.hear(1000, True)
     await stage.listen(after_ms - 32, False)
     assert "input_audio_buffer.committed" not in stage.transport.kinds()

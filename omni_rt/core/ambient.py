@@ -21,6 +21,10 @@ class Ambient:
         """Whether this window is far louder than the quietest of the two seconds before it."""
         if level is None:
             return False
-        stands_out = bool(self._levels) and level > _STANDS_OUT * min(self._levels)
+        stands_out = self.stands_out(level)
         self._levels.append(level)
         return stands_out
+
+    def stands_out(self, level: float) -> bool:
+        """The same of a sound that is not remembered."""
+        return bool(self._levels) and level > _STANDS_OUT * min(self._levels)

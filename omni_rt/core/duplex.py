@@ -28,7 +28,7 @@ from omni_rt.core.ambient import Ambient
 from omni_rt.core.idleness import Idleness
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
-from omni_rt.core.timeline import Activity, EndScore
+from omni_rt.core.timeline import Activity, EndScore, Glimpse
 from omni_rt.core.turns import (
     Hesitated,
     ScoreWanted,
@@ -65,6 +65,10 @@ class DuplexPolicy:
     answer_ms: int = 500
     speculations: int = 3
     idle_ms: int | None = None
+
+
+def _weighed(speech: float, stands_out: bool) -> float:
+    return speech / _LIKELIER if stands_out else speech
 
 
 class ReplyPhase(Enum):
@@ -167,8 +171,16 @@ class Duplex:
         if self._overlap is not None:
             actions += self._judge_overlap(self._overlap, self._turns)
         else:
-            actions += self._duck_early(self._turns, window.speech / _LIKELIER if likelier else window.speech)
+            actions += self._duck_early(self._turns, _weighed(window.speech, likelier))
         return actions or self._judge_idleness(self._turns)
+
+    def glimpse(self, sound: Glimpse) -> list[Action]:
+        """Between two windows: nothing but a duck can come of it, and the next window ends that if it was nothing."""
+        least = self.policy.duck_threshold
+        if self._turns is None or self._overlap is not None or least is None or not self._may_duck:
+            return []
+        likelier = self._ambient.stands_out(sound.level)
+        return self._duck() if _weighed(sound.speech, likelier) >= least else []
 
     def score(self, score: EndScore) -> list[Action]:
         """An end-of-turn score asked for with JudgeEnd."""
@@ -332,9 +344,13 @@ class Duplex:
         """Before it is known whether it is speech."""
         least = self.policy.duck_threshold
         doubtful = least is not None and (speech >= least or turns.doubtful_ms > 0)
-        if doubtful and self.policy.interrupt_reply and self.reply_active and not self._utterance_open:
+        if doubtful and self._may_duck:
             return self._duck()
         return [] if doubtful else self._unduck()
+
+    @property
+    def _may_duck(self) -> bool:
+        return self.policy.interrupt_reply and self.reply_active and not self._utterance_open
 
     def _judge_overlap(self, overlap: Overlap, turns: TurnDetector) -> list[Action]:
         actions, verdict = overlap.step(turns.speech_ms, turns.silence_ms, turns.speech_end_ms, turns.now_ms)

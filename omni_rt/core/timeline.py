@@ -21,6 +21,16 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
+class Glimpse:
+    """What Activity is for a window, for 32 ms that end in the middle of one, and so earlier known. Told only while a
+    reply is heard and nothing of it at the microphone."""
+
+    at_ms: int
+    speech: float
+    level: float
+
+
+@dataclass(frozen=True, slots=True)
 class EndScore:
     """Judged on the audio up to `at_ms`, the user has finished the turn with this probability."""
 

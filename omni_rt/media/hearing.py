@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EndScore
+from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EndScore, Glimpse
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.end_of_turn import SPAN_MS, SmartTurn
@@ -19,7 +20,8 @@ from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[Activity | EndScore], None]
+Event = Activity | Glimpse | EndScore
+Report = Callable[[Event], None]
 
 _BATCH = 16  # windows judged before another session has its turn, about 2 ms of work
 _BACKLOG_MS = 300_000
@@ -27,6 +29,11 @@ _BACKLOG = _BACKLOG_MS // WINDOW_MS
 # A microphone that gave nothing for so long does not run: no echo comes, and its clock stands still.
 _DEAF_S = 0.5
 _HISTORY = (SPAN_MS + 2000) // WINDOW_MS
+
+_HALF = WINDOW // 2
+# Between windows is looked while a reply sounds, until so long after; before that, the model needs a run-up.
+_SOUNDING_S = 0.5
+_RUN_UP = 8
 
 
 class Ears:
@@ -61,7 +68,7 @@ class Hearing:
 
     Every 32 ms window is reported as one Activity, in order, whatever happens. Audio may come faster than real time;
     once 300 s wait to be judged, the oldest waiting windows are reported unjudged, with the last known probability,
-    and the log says so.
+    and the log says so. While a reply sounds of which nothing is heard, a Glimpse may come between two windows.
     """
 
     def __init__(self, ears: Ears, report: Report) -> None:
@@ -71,7 +78,11 @@ class Hearing:
         self._state = VadState()
         self._echo: Echo | None = None  # from the first sound that was sent
         self._told: list[Callable[[Echo], None]] = []
-        self._fed_at = 0.0
+        self._fed_at = self._played_at = -math.inf
+        self._between: deque[Pcm] = deque(maxlen=_RUN_UP)
+        self._between_end = 0
+        self._between_state = VadState()
+        self._hears_nothing_played = True
         self._rest: Pcm = np.zeros(0, np.int16)
         self._fed = 0
         self._history: deque[Pcm] = deque()
@@ -95,15 +106,19 @@ class Hearing:
         self._rest = samples[whole:]
         for window in samples[:whole].reshape(-1, WINDOW):
             self._fed += WINDOW
+            self._look_between(window[:_HALF], self._fed - _HALF)
             self._history.append(window)
             self._waiting.append(window)
             if len(self._waiting) > _BACKLOG:
                 self._skip()
             self._judge_next()
+        if len(self._rest) >= _HALF and self._look_between(self._rest[:_HALF], self._fed + _HALF):
+            self._glimpse()
 
     def played(self, pcm: Pcm, stream_ms: float, paced: bool) -> None:
         """24 kHz sound of a reply was sent just now; `stream_ms` is its start on the outgoing track. `paced`: it is
         sent as it is played, not queued by the client."""
+        self._played_at = self._loop.time()
         now = self._fed + len(self._rest)
         if self._ears.echo and not self._closed and self._loop.time() - self._fed_at < _DEAF_S:
             self._echo = self._echo or Echo(PACED_MS if paced else QUEUED_MS)
@@ -136,6 +151,7 @@ class Hearing:
     def reset(self) -> None:
         """Forget what the detector adapted to (another microphone, a reconnect); the timeline runs on."""
         self._state = VadState()
+        self._forget_between()
         self._forget_echo()
 
     def close(self) -> None:
@@ -153,18 +169,18 @@ class Hearing:
         step, state, echo = self._ears.vad.step, self._state, self._echo
         told, self._told = self._told, []
 
-        def judge() -> list[tuple[float, float]]:
+        def judge() -> tuple[list[tuple[float, float]], bool]:
             if echo is None:
-                return [(step(state, window), _level(window)) for window in batch]
+                return [(step(state, window), _level(window)) for window in batch], True
             for tell in told:
                 tell(echo)
             found: list[tuple[float, float]] = []
             for index, window in enumerate(batch):
                 heard = echo.hear(window, at + index * WINDOW)
                 found.append((step(state, heard.pcm) * (1 - heard.explained), _level(heard.pcm)))
-            return found
+            return found, echo.delay_ms is None and not heard.explained
 
-        def judged(done: asyncio.Future[list[tuple[float, float]]]) -> None:
+        def judged(done: asyncio.Future[tuple[list[tuple[float, float]], bool]]) -> None:
             self._judging = False
             if done.cancelled() or self._closed:
                 return
@@ -173,10 +189,47 @@ class Hearing:
                 self._unjudged += len(batch)
                 self._state = VadState()
                 self._forget_echo()
-            self._advance([] if error else done.result())
+            found, self._hears_nothing_played = ([], True) if error else done.result()
+            self._advance(found)
             self._judge_next()
 
         self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
+
+    def _look_between(self, half: Pcm, end: int) -> bool:
+        """Keep the 512 samples up to `end`, in the middle of a window, whose second half is given; False if they are
+        kept already, or the stream has just begun."""
+        if end <= self._between_end or not self._history:
+            return False
+        self._between.append(np.concatenate([self._history[-1][_HALF:], half]))
+        self._between_end = end
+        return True
+
+    def _glimpse(self) -> None:
+        """Judge what was kept, if there is reason to, and report the last of it."""
+        sounding = self._loop.time() - self._played_at < _SOUNDING_S
+        if not sounding or not self._hears_nothing_played or self._judging:
+            return
+        windows, at_ms = list(self._between), self._between_end // SAMPLES_PER_MS
+        self._between.clear()
+        step, state = self._ears.vad.step, self._between_state
+
+        def judge() -> float:
+            return [step(state, window) for window in windows][-1]
+
+        def judged(done: asyncio.Future[float]) -> None:
+            if done.cancelled() or self._closed:
+                return
+            if error := done.exception():
+                logger.error("voice activity failed between windows", exc_info=error)
+                self._forget_between()
+                return
+            self._tell(Glimpse(at_ms, done.result(), _level(windows[-1])))
+
+        self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
+
+    def _forget_between(self) -> None:
+        self._between_state = VadState()
+        self._between.clear()
 
     def _forget_echo(self) -> None:
         self._echo = None
@@ -200,7 +253,7 @@ class Hearing:
         if self._unjudged == 1:
             logger.warning("hearing is %d s behind and skips what waits longest", _BACKLOG_MS // 1000)
 
-    def _tell(self, event: Activity | EndScore) -> None:
+    def _tell(self, event: Event) -> None:
         if not self._closed:
             self._report(event)
 

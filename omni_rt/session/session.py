@@ -32,7 +32,7 @@ from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
-from omni_rt.core.timeline import Activity, Timeline
+from omni_rt.core.timeline import Activity, EndScore, Glimpse, Timeline
 from omni_rt.core.turns import Words
 from omni_rt.engine.api import Ending, Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
@@ -276,7 +276,13 @@ class Session:
     def _on_heard(self, heard: Heard) -> None:
         if self.ended.is_set():
             return
-        self.act(self.duplex.activity(heard) if isinstance(heard, Activity) else self.duplex.score(heard))
+        match heard:
+            case Activity():
+                self.act(self.duplex.activity(heard))
+            case Glimpse():
+                self.act(self.duplex.glimpse(heard))
+            case EndScore():
+                self.act(self.duplex.score(heard))
 
     def _on_overheard(self, at_ms: int, kind: Meaning) -> None:
         if not self.ended.is_set():
