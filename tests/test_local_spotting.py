@@ -1,4 +1,4 @@
-"""Short phrases over a reply, which the recogniser alone is not sure of."""
+"""Short phrases and murmurs over a reply, of which the recogniser alone makes something else."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from omni_rt.engine.api import INPUT_RATE, Pcm
 from omni_rt.engine.local.asr import Recogniser
 from omni_rt.engine.local.spotting import tokens_of
 from omni_rt.models.manifest import ASR
+from tests.support.local import spoken
 from tests.support.speech import model
 from tools.duplex.clips import Clip, for_tuning, read_clips
 from tools.duplex.microphone import ROOM_LEVEL
@@ -56,6 +57,22 @@ def test_a_phrase_that_the_recogniser_was_not_sure_of_is_found(
     assert any(classify(recogniser.overhear(pcm), "en") != "stop" for pcm in heard)
 
 
+@pytest.mark.parametrize(
+    "name", ["right_rms", "right_awb", "yeah_awb", "oh_letter", "mm_hm_1", "mm_hm_3", "uh_huh_slt"]
+)
+def test_who_only_listens_is_understood(name: str, recogniser: Recogniser, clips: dict[str, Clip]) -> None:
+    """The recogniser alone makes "Bright." and "Amen." of some."""
+    heard = [recogniser.overhear(as_overheard(clips[name], seed)) for seed in SEEDS]
+    assert {classify(text, "en") for text in heard} <= {"backchannel", "nothing"}, heard
+
+
+@pytest.mark.parametrize("words", ["What?", "Why?", "Help.", "Next.", "Louder.", "No.", "Seven.", "Not that one."])
+def test_a_short_word_is_no_murmur(words: str, recogniser: Recogniser) -> None:
+    said = spoken(words)
+    loud = np.flatnonzero(np.abs(said) > 300)
+    assert classify(recogniser.overhear(said[loud[0] : loud[-1]]), "en") == "words"
+
+
 @pytest.mark.parametrize("kind", ["backchannel", "cough", "typing", "answer"])
 def test_nothing_else_wants_quiet(kind: str, recogniser: Recogniser, clips: dict[str, Clip]) -> None:
     heard = [as_overheard(clip, seed) for clip in clips.values() if clip.kind == kind for seed in SEEDS]
@@ -70,6 +87,7 @@ def test_a_crowd_does_not_want_quiet(recogniser: Recogniser, clips: dict[str, Cl
             part = pcm[start_ms * INPUT_RATE // 1000 :][: length_ms * INPUT_RATE // 1000]
             found.append(classify(recogniser.overhear(noisy(part, seed)), "en"))
     assert "stop" not in found
+    assert found.count("words") <= 2
 
 
 def test_tokens_are_those_that_the_recogniser_writes(recogniser: Recogniser, clips: dict[str, Clip]) -> None:

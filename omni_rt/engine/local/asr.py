@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnxruntime
 import webrtcvad
 
+from omni_rt.core.overheard import classify
 from omni_rt.engine.api import INPUT_RATE, EngineError, Pcm
 from omni_rt.engine.local.spotting import Spotter, Tokens
 
@@ -30,8 +31,9 @@ _SURE_OF_CLIP = -0.7
 # Silence around a clip. With less of it a short word is heard several times over, or not at all; with more, noise
 # becomes words.
 _AROUND_CLIP = INPUT_RATE * 3 // 20
-# In a clip that is not longer, of whose words the model is less sure than that, short phrases are looked for.
-_SPOTTED, _DOUBTLESS = INPUT_RATE * 3 // 2, -0.5
+# In a clip that is not longer, of whose words the model is less sure than that, or that are so few, what is often said
+# over a reply is looked for.
+_SPOTTED, _DOUBTLESS, _FEW_WORDS = INPUT_RATE * 3 // 2, -0.5, 3
 # What the model makes of noise. Nobody says just this.
 _FROM_NOISE = frozenset(("you", "♪", "thank you for watching", "© transcript emily beynon"))
 
@@ -95,13 +97,13 @@ class Recogniser:
             return ""
         sound = self._listen(np.pad(samples, _AROUND_CLIP))
         written = self._write(sound)
-        if len(samples) <= _SPOTTED and written.sure < _DOUBTLESS:
-            spotted = self._spotter.spot(
-                written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each)
-            )
-            if spotted:
-                return spotted
-        return self._believed(written, _SURE_OF_CLIP)
+        text = self._believed(written, _SURE_OF_CLIP)
+        known = classify(text, "en")
+        doubtful = written.sure < _DOUBTLESS or (known == "words" and len(text.split()) <= _FEW_WORDS)
+        if not doubtful or len(samples) > _SPOTTED:
+            return text
+        spotted = self._spotter.spot(written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each))
+        return spotted if spotted and (known == "words" or classify(spotted, "en") == "stop") else text
 
     def warm_up(self) -> None:
         self._write(self._listen(np.zeros(INPUT_RATE, np.float32)))

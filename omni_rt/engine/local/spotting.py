@@ -1,12 +1,13 @@
-"""Looks in a clip for what people say to be heard over a reply, where the recogniser is not sure of what it wrote.
+"""What people say to be heard over a reply, and what a listener murmurs, looked for in a clip whose words may be wrong.
 
-Of each such phrase the recogniser's decoder tells how likely it would have written it. It was said if that is nearly as
-likely as what was written, and far likelier than whatever a listener murmurs: noise is like all of them alike.
+Of each such phrase the recogniser's decoder tells how likely it would have written it. One that asks for quiet was said
+if that is nearly as likely as what was written, and far likelier than every murmur: noise is like all of them alike.
+A murmur was, if it is not much less likely than what was written, as that is seldom said over a reply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,8 @@ _MURMURS = (
 _LOOKED_AT = 5
 # Logarithms of how much likelier what was written may be than the phrase, and must be the phrase than every murmur.
 _BELOW, _ABOVE = 3.0, 2.5
+# Of how much likelier it may be than a murmur.
+_BELOW_MURMUR = 4.5
 
 
 class Spotter:
@@ -36,24 +39,28 @@ class Spotter:
         index = {piece: number for number, piece in enumerate(vocabulary)}
         wanted = sorted(phrase for phrase in stop_phrases("en") if len(phrase.split()) <= _WORDS)
         self._wanted = {tokens_of(f"{phrase.capitalize()}.", index): phrase for phrase in wanted}
-        self._murmurs = [tokens_of(murmur, index) for murmur in _MURMURS]
+        self._murmurs = {tokens_of(murmur, index): murmur for murmur in _MURMURS}
 
     def spot(
         self, first: LogProbabilities, written: float, score: Callable[[Sequence[Tokens]], Sequence[float]]
     ) -> str:
-        """The phrase that was said; empty if it was none. `first` are the log-probabilities of a first token,
+        """The phrase or murmur that was said; empty if it was none. `first` are the log-probabilities of a first token,
         `written` is that of all that was written, and `score` tells it of others."""
 
-        def likeliest(phrases: Sequence[Tokens]) -> list[Tokens]:
-            return sorted(phrases, key=lambda tokens: -float(first[tokens[0]]))[:_LOOKED_AT]
+        def likeliest(phrases: Iterable[Tokens], least: float) -> list[Tokens]:
+            likely = [tokens for tokens in phrases if first[tokens[0]] > least]
+            return sorted(likely, key=lambda tokens: -float(first[tokens[0]]))[:_LOOKED_AT]
 
-        wanted = [tokens for tokens in likeliest(list(self._wanted)) if first[tokens[0]] > written - _BELOW]
-        if not wanted:
+        wanted = likeliest(self._wanted, written - _BELOW)
+        murmurs = likeliest(self._murmurs, -np.inf if wanted else written - _BELOW_MURMUR)
+        if not murmurs:
             return ""
-        scores = score([*wanted, *likeliest(self._murmurs)])
-        best = int(np.argmax(scores[: len(wanted)]))
-        said = scores[best] > written - _BELOW and scores[best] > max(scores[len(wanted) :]) + _ABOVE
-        return self._wanted[wanted[best]] if said else ""
+        scores = dict(zip((*wanted, *murmurs), score([*wanted, *murmurs]), strict=True))
+        murmur = max(murmurs, key=scores.__getitem__)
+        phrase = max(wanted, key=scores.__getitem__, default=None)
+        if phrase and scores[phrase] > written - _BELOW and scores[phrase] > scores[murmur] + _ABOVE:
+            return self._wanted[phrase]
+        return self._murmurs[murmur] if scores[murmur] > written - _BELOW_MURMUR else ""
 
 
 def tokens_of(text: str, index: dict[bytes, int]) -> Tokens:
