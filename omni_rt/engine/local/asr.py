@@ -26,14 +26,15 @@ _LONGEST_PHRASE = 8
 
 # Below it the model guesses; speech with as much noise as voice stays above.
 _SURE = -0.9
-# A crowd in the background stays below this; one voice, cut anywhere, above.
-_SURE_OF_CLIP = -0.7
+# A crowd in the background stays below this; one voice, cut anywhere, above. Words that stand apart from murmurs (see
+# spotting.py) are a voice's down to the other.
+_SURE_OF_CLIP, _SURE_APART = -0.7, -1.0
 # Silence around a clip. With less of it a short word is heard several times over, or not at all; with more, noise
 # becomes words.
 _AROUND_CLIP = INPUT_RATE * 3 // 20
 # In a clip that is not longer, of whose words the model is less sure than that, or that are so few, what is often said
 # over a reply is looked for.
-_SPOTTED, _DOUBTLESS, _FEW_WORDS = INPUT_RATE * 3 // 2, -0.5, 3
+_SPOTTED, _DOUBTLESS, _FEW_WORDS = INPUT_RATE * 3 // 2, -0.5, 4
 # What the model makes of noise. Nobody says just this.
 _FROM_NOISE = frozenset(("you", "♪", "thank you for watching", "© transcript emily beynon"))
 
@@ -98,12 +99,13 @@ class Recogniser:
         sound = self._listen(np.pad(samples, _AROUND_CLIP))
         written = self._write(sound)
         text = self._believed(written, _SURE_OF_CLIP)
-        known = classify(text, "en")
-        doubtful = written.sure < _DOUBTLESS or (known == "words" and len(text.split()) <= _FEW_WORDS)
-        if not doubtful or len(samples) > _SPOTTED:
+        few = classify(text, "en") == "words" and len(text.split()) <= _FEW_WORDS
+        if len(samples) > _SPOTTED or not (few or written.sure < _DOUBTLESS):
             return text
-        spotted = self._spotter.spot(written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each))
-        return spotted if spotted and (known == "words" or classify(spotted, "en") == "stop") else text
+        found = self._spotter.spot(written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each))
+        if few and found.murmur:
+            return found.murmur
+        return found.phrase or text or (self._believed(written, _SURE_APART) if found.apart else "")
 
     def warm_up(self) -> None:
         self._write(self._listen(np.zeros(INPUT_RATE, np.float32)))

@@ -1,13 +1,14 @@
 """What people say to be heard over a reply, and what a listener murmurs, looked for in a clip whose words may be wrong.
 
 Of each such phrase the recogniser's decoder tells how likely it would have written it. One that asks for quiet was said
-if that is nearly as likely as what was written, and far likelier than every murmur: noise is like all of them alike.
-A murmur was, if it is not much less likely than what was written, as that is seldom said over a reply.
+if that is nearly as likely as what was written, and likelier than every murmur: noise is like all of them alike. A
+murmur was, if it is hardly less likely than what was written. Words that are like no murmur at all are no noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -26,10 +27,21 @@ _MURMURS = (
 )
 # So many of both are looked at, those whose first token is likeliest.
 _LOOKED_AT = 5
-# Logarithms of how much likelier what was written may be than the phrase, and must be the phrase than every murmur.
-_BELOW, _ABOVE = 3.0, 2.5
-# Of how much likelier it may be than a murmur.
-_BELOW_MURMUR = 4.5
+# Logarithms of how much likelier what was written may be than a phrase, and must be that than every murmur.
+_BELOW, _ABOVE = 4.0, 1.5
+# The same of a murmur, against what was written and every phrase.
+_BELOW_MURMUR, _ABOVE_MURMUR = 2.0, 2.5
+# What was written stands apart if it is so much likelier than every murmur.
+_APART = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spotted:
+    """The phrase or the murmur that was said, empty if neither, and whether what was written stands apart."""
+
+    phrase: str = ""
+    murmur: str = ""
+    apart: bool = False
 
 
 class Spotter:
@@ -43,24 +55,27 @@ class Spotter:
 
     def spot(
         self, first: LogProbabilities, written: float, score: Callable[[Sequence[Tokens]], Sequence[float]]
-    ) -> str:
-        """The phrase or murmur that was said; empty if it was none. `first` are the log-probabilities of a first token,
-        `written` is that of all that was written, and `score` tells it of others."""
+    ) -> Spotted:
+        """`first` are the log-probabilities of a first token, `written` is that of all that was written, and `score`
+        tells it of others."""
 
         def likeliest(phrases: Iterable[Tokens], least: float) -> list[Tokens]:
             likely = [tokens for tokens in phrases if first[tokens[0]] > least]
             return sorted(likely, key=lambda tokens: -float(first[tokens[0]]))[:_LOOKED_AT]
 
-        wanted = likeliest(self._wanted, written - _BELOW)
-        murmurs = likeliest(self._murmurs, -np.inf if wanted else written - _BELOW_MURMUR)
-        if not murmurs:
-            return ""
-        scores = dict(zip((*wanted, *murmurs), score([*wanted, *murmurs]), strict=True))
-        murmur = max(murmurs, key=scores.__getitem__)
-        phrase = max(wanted, key=scores.__getitem__, default=None)
-        if phrase and scores[phrase] > written - _BELOW and scores[phrase] > scores[murmur] + _ABOVE:
-            return self._wanted[phrase]
-        return self._murmurs[murmur] if scores[murmur] > written - _BELOW_MURMUR else ""
+        wanted, murmurs = likeliest(self._wanted, written - _BELOW), likeliest(self._murmurs, written - _APART)
+        scores = dict(zip((*wanted, *murmurs), score([*wanted, *murmurs]), strict=True)) if wanted or murmurs else {}
+        phrase, phrased = _best(wanted, scores)
+        murmur, murmured = _best(murmurs, scores)
+        if phrased > max(written - _BELOW, murmured + _ABOVE):
+            return Spotted(phrase=self._wanted[phrase])
+        if murmured > max(written - _BELOW_MURMUR, phrased + _ABOVE_MURMUR):
+            return Spotted(murmur=self._murmurs[murmur])
+        return Spotted(apart=murmured < written - _APART)
+
+
+def _best(phrases: Sequence[Tokens], scores: Mapping[Tokens, float]) -> tuple[Tokens, float]:
+    return max(((tokens, scores[tokens]) for tokens in phrases), key=lambda each: each[1], default=((), -np.inf))
 
 
 def tokens_of(text: str, index: dict[bytes, int]) -> Tokens:
