@@ -9,19 +9,19 @@ ARGS ?=
 # Tests that only compute. They take what the others leave of the cores, which wait or are in real time: they run beside
 # them and give way to them.
 COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts.py tests/test_config.py \
-	tests/test_session.py tests/test_session_machine.py tests/test_session_settings.py tests/test_out_of_band.py \
-	tests/test_truncation.py tests/test_image_buffer.py tests/test_dejitter.py tests/test_frames.py \
-	tests/test_g711.py tests/test_tempo.py tests/test_end_of_turn.py tests/test_wire_audio.py \
+	tests/test_session.py tests/test_session_machine.py tests/test_truncation.py tests/test_dejitter.py tests/test_frames.py \
+	tests/test_g711.py tests/test_tempo.py tests/test_end_of_turn.py \
 	tests/test_models_store.py tests/test_local_context.py tests/test_dashscope.py tests/test_dashscope_told.py \
 	tests/test_bench_duplex.py tests/test_echo.py tests/test_turn_detection.py tests/test_tool_grammar.py \
 	tests/test_local_ears.py tests/test_docs.py tests/test_plot_engine.py tests/test_reply_queue.py \
-	tests/test_strict_events.py tests/test_turn_grammar.py
+	tests/test_strict_events.py tests/test_turn_grammar.py tests/test_bench_continuity.py tests/test_local_spotting.py
 GIVING_WAY := $(if $(shell command -v chrt),chrt --idle 0,nice -n 19)
-# Tests of a server or a worker, a file in one process, two at a time.
+# Tests of a server or a worker, a file in one process, three at a time: they wait much.
 SERVERS := tests/server tests/clients tests/test_channel.py tests/test_local_engine.py tests/test_local_eyes.py \
 	tests/test_local_hearing.py tests/test_local_priorities.py tests/test_local_start.py tests/test_local_text.py \
 	tests/test_local_voice.py tests/test_matrix.py tests/test_models_fetch.py tests/test_models_offline.py \
-	tests/test_talk.py tests/test_worker.py tests/test_worker_local.py tests/test_worker_lost.py
+	tests/test_talk.py tests/test_wire_audio.py tests/test_worker.py tests/test_worker_local.py \
+	tests/test_worker_lost.py tests/test_image_buffer.py tests/test_out_of_band.py tests/test_session_settings.py
 PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_flight.py
 # Dialogues in real time with clients that tests/clients/install has made environments for, where OMNI_RT_CLIENTS names
 # their folder. They leave half of the machine to what else is in real time, browsers and calls.
@@ -33,7 +33,7 @@ LIVE := $(filter-out $(COMPUTE) $(SERVERS),$(patsubst %/,%,$(sort $(dir $(wildca
 	$(wildcard tests/test_*.py))
 BIN := $(VENV)/bin
 COMPUTING = $(BIN)/python -m pytest -n 2 --dist worksteal --timeout 1200 $(COMPUTE) $(addprefix --ignore=,$(PROCESSES))
-WAITING = $(BIN)/python -m pytest -n 2 --dist loadfile $(PROCESSES) $(SERVERS) $(addprefix --ignore=,$(DIALOGUES))
+WAITING = $(BIN)/python -m pytest -n 3 --dist loadfile $(PROCESSES) $(SERVERS) $(addprefix --ignore=,$(DIALOGUES))
 TALKING = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(DIALOGUES) $(LIVE) \
 	$(addprefix --ignore=,$(ALONE))
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip --disable-pip-version-check

@@ -161,7 +161,7 @@ class TurnSettings(Section):
         480,
         ge=0,
         le=2000,
-        description="silence before which two or three words are no turn, unless an answer or question",
+        description="silence before which two or three words, if known, are no turn; a question or an answer is",
     )
     speculate_ms: int = Field(64, ge=0, le=2000, description="silence after which a reply starts unheard; 0: never")
     complete_score: float = Field(

@@ -381,6 +381,17 @@ def test_ducking_is_seen_in_the_sound(duck_ms: int) -> None:
     assert rows(made.analysed(speak=lambda _: voice[::-1].copy()))["duck_time"].n == 0
 
 
+def test_a_pause_of_the_voice_is_no_duck() -> None:
+    """The voice pauses for 15 ms at the end of a packet, and is ducked from the next one on."""
+    rng = np.random.default_rng(1)
+    voice = rng.normal(0, 3000, 100 * PACKET).astype(np.int16)
+    voice[78 * PACKET - PACKET * 3 // 4 : 78 * PACKET] = 0
+    made = Made("interruption")
+    made.reply(0.5, 1.0, 2.7, cleared=True, gain=(2.56, 0.2), sound=voice)
+    made.say("interruption", 2.5, 3.0, over=True)
+    assert rows(made.analysed(speak=lambda _: voice))["duck_time"].p50 == pytest.approx(60, abs=1)
+
+
 def test_what_keeps_the_reply_and_what_does_not() -> None:
     made = Made("backchannel")
     made.reply(0.5, 1.0, 5.0)

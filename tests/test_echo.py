@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from omni_rt.core.timeline import Activity, Glimpse
+from omni_rt.core.timeline import Activity, EarlyActivity
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
 from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.hearing import Ears, Event
@@ -320,7 +320,7 @@ async def test_nothing_is_told_between_windows_of_what_is_an_echo_or_may_be_one(
                 while sum(isinstance(event, Activity) for event in reported) < (at + 256) // WINDOW:
                     await asyncio.sleep(0)
         hearing.close()
-        told.append(sum(isinstance(event, Glimpse) and event.speech > 0.1 for event in reported))
+        told.append(sum(isinstance(event, EarlyActivity) and event.speech > 0.1 for event in reported))
     with_echo, without = told
     assert without > 100
     assert with_echo == 0

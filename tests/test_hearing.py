@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import numpy as np
 import pytest
 
-from omni_rt.core.timeline import Activity, EndScore, Glimpse
+from omni_rt.core.timeline import Activity, EarlyActivity, EndScore
 from omni_rt.engine.api import Pcm
 from omni_rt.media.hearing import Ears, Event, Hearing
 from omni_rt.media.vad import WINDOW, WINDOW_MS, VadState
@@ -34,8 +34,8 @@ class Listener:
         return [event for event in self.events if isinstance(event, Activity)]
 
     @property
-    def glimpses(self) -> list[Glimpse]:
-        return [event for event in self.events if isinstance(event, Glimpse)]
+    def early(self) -> list[EarlyActivity]:
+        return [event for event in self.events if isinstance(event, EarlyActivity)]
 
     @property
     def scores(self) -> list[EndScore]:
@@ -254,54 +254,104 @@ async def test_a_failing_model_costs_neither_the_timeline_nor_the_session(
 # -- between windows
 
 HALF = WINDOW // 2
-TOLD_AS_PLAYED = np.full(480, 3000, np.int16)
+SENT = np.random.default_rng(0).normal(0, 3000, 24 * 20).astype(np.int16)
 
 
-def between(ears: Ears, pcm: Pcm) -> list[Glimpse]:
+def between(ears: Ears, pcm: Pcm) -> list[EarlyActivity]:
     """What ends in the middle of each window but the first, by a detector that hears nothing else."""
     state, found = VadState(), []
     for end in range(WINDOW + HALF, len(pcm) + 1, WINDOW):
         window = pcm[end - WINDOW : end]
         level = pytest.approx(np.sqrt(np.mean(window.astype(float) ** 2)), 1e-4)
-        found.append(Glimpse(end // 16, ears.vad.step(state, window), level))
+        found.append(EarlyActivity(end // 16, ears.vad.step(state, window), level))
     return found
 
 
-async def listen(listener: Listener, pcm: Pcm, size: int, *, played: bool) -> None:
+async def listen(listener: Listener, pcm: Pcm, size: int, *, paced: bool | None = True) -> None:
+    """Whole windows of a microphone, in pieces, while a reply is sent in packets of 20 ms; `paced` None: none is."""
+    sent, before = 0, len(listener.activity) * WINDOW
     for at in range(0, len(pcm), size):
-        if played:
-            listener.hearing.played(TOLD_AS_PLAYED, at / 16, paced=True)
+        while paced is not None and sent <= at:
+            listener.hearing.played(SENT, sent / 16, paced)
+            sent += 320
         listener.hearing.feed(pcm[at : at + size])
-        await listener.heard(at + size)
+        await listener.heard(before + min(at + size, len(pcm)))
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("size", [HALF, 100])
-async def test_between_windows_is_looked_while_a_reply_sounds(size: int, listener: Listener, ears: Ears) -> None:
-    """Of which nothing is heard: the client has headphones, as silence says that was sent before."""
+@pytest.fixture
+async def without_echo(ears: Ears) -> AsyncIterator[Listener]:
+    others = Ears(ears.vad, ears.smart_turn, echo=False)
+    listener = Listener(others)
+    yield listener
+    listener.hearing.close()
+    others.close()
+
+
+@pytest.mark.parametrize("size", [HALF, 100, 320])
+async def test_between_windows_is_looked_while_a_reply_is_sent(size: int, without_echo: Listener, ears: Ears) -> None:
     pcm = clip("card5").pcm[: 40 * WINDOW]
-    quiet = Ears(ears.vad, ears.smart_turn, echo=False)
-    deaf_to_echo = Listener(quiet)
-    await listen(deaf_to_echo, pcm, size, played=True)
-    expected_glimpses = between(ears, pcm)
-    await deaf_to_echo.until(lambda: len(deaf_to_echo.glimpses) == len(expected_glimpses))
-    assert deaf_to_echo.glimpses == expected_glimpses
-    assert deaf_to_echo.activity == expected(ears, pcm)
-    deaf_to_echo.hearing.close()
-    quiet.close()
-
-    await listen(listener, pcm, size, played=False)
-    assert listener.glimpses == []
+    await listen(without_echo, pcm, size)
+    # a packet that brings the end of a window with the half after it is too late to tell of the half before it
+    told = [early for early in between(ears, pcm) if _comes_alone(early.at_ms * 16, size)]
+    await without_echo.until(lambda: len(without_echo.early) == len(told))
+    assert without_echo.early == told
+    assert without_echo.activity == expected(ears, pcm)
 
 
-async def test_a_glimpse_comes_before_the_window_that_ends_after_it(listener: Listener) -> None:
-    pcm = clip("card5").pcm[: 20 * WINDOW + HALF]
-    listener.hearing.feed(pcm[: 20 * WINDOW])
-    await listener.heard(20 * WINDOW)
-    listener.hearing._played_at = asyncio.get_running_loop().time()
-    listener.hearing.feed(pcm[20 * WINDOW :])
-    await listener.until(lambda: bool(listener.glimpses))
-    listener.hearing.feed(silence(0.016))
-    await listener.heard(21 * WINDOW)
-    assert [event.at_ms for event in listener.events[-2:]] == [656, 672]
-    assert isinstance(listener.events[-2], Glimpse)
+def _comes_alone(end: int, size: int) -> bool:
+    return -(-end // size) * size < end + HALF
+
+
+@pytest.mark.parametrize("paced", [None, False])
+async def test_nothing_is_told_early_without_a_reply_or_if_the_client_plays(
+    paced: bool | None, without_echo: Listener
+) -> None:
+    await listen(without_echo, clip("card5").pcm[: 30 * WINDOW], HALF, paced=paced)
+    assert without_echo.early == []
+
+
+async def test_it_comes_before_the_window_that_ends_after_it(without_echo: Listener) -> None:
+    pcm = clip("card5").pcm[: 21 * WINDOW]
+    await listen(without_echo, pcm, HALF)
+    await without_echo.until(lambda: len(without_echo.early) == 20)
+    assert [event.at_ms for event in without_echo.events] == [*range(32, 33), *range(48, 673, 16)]
+
+
+async def test_who_has_headphones_is_told_early_although_there_may_be_an_echo(listener: Listener) -> None:
+    """Nothing is heard of the first two seconds of a reply."""
+    quiet, speech = silence(2.048), clip("card5").pcm[: 30 * WINDOW]
+    await listen(listener, np.concatenate([quiet, speech]), HALF)
+    early = [event for event in listener.early if event.at_ms > 2048]
+    assert len(early) > 20
+    assert max(event.speech for event in early) > 0.5
+
+
+async def test_a_detector_that_fails_between_windows_costs_nothing_but_that(
+    without_echo: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pcm = clip("card5").pcm[: 10 * WINDOW]
+    vad, failing = without_echo.hearing._ears.vad, without_echo.hearing._between_state
+    step = vad.step
+
+    def fails(state: VadState, window: Pcm) -> float:
+        if state is failing:
+            raise RuntimeError("no")
+        return step(state, window)
+
+    monkeypatch.setattr(vad, "step", fails)
+    await listen(without_echo, pcm, HALF)
+    await without_echo.until(lambda: len(without_echo.early) > 5)
+    assert len(without_echo.activity) == 10
+    assert caplog.text.count("voice activity failed between windows") == 1
+
+
+async def test_a_reset_forgets_what_was_between_windows(without_echo: Listener, ears: Ears) -> None:
+    pcm = clip("card5").pcm[: 20 * WINDOW]
+    await listen(without_echo, pcm, HALF)
+    await without_echo.until(lambda: len(without_echo.early) == 19)
+    without_echo.hearing.reset()
+    await listen(without_echo, pcm, HALF)
+    await without_echo.until(lambda: len(without_echo.early) == 39)
+    again = between(ears, np.concatenate([pcm[-WINDOW:], pcm]))
+    assert without_echo.early[19:] == [EarlyActivity(each.at_ms + 608, each.speech, each.level) for each in again]

@@ -135,6 +135,16 @@ async def test_backchannel_only_ducks(stage: Stage) -> None:
     assert len([k for k in stage.transport.kinds() if k.endswith("speech_started")]) == 1
 
 
+async def test_what_is_told_early_only_ducks(stage: Stage) -> None:
+    await stage.turn()
+    stage.transport.play(1)
+    stage.ears[0].tell_early(0.9)
+    assert stage.transport.gains == [pytest.approx(0.2)]
+    assert not stage.transport.held
+    stage.hear(32, False)
+    assert stage.transport.gains == [pytest.approx(0.2), 1.0]
+
+
 async def test_speculation_is_heard_only_after_the_decision() -> None:
     stage = await open_stage(speculate_ms=96, complete_score=0.95)
     stage.ears[0].score = 0.1

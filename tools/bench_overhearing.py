@@ -3,9 +3,9 @@
     python tools/bench_overhearing.py --json docs/benchmarks/overhearing_local.json
 
 The clips of `tools/duplex/clips.py` that are not held out, each with five noises of a quiet room, up to their end or
-100 ms longer, and as they are first asked for, after 384 ms; and pieces of a crowd. `interruption_nothing`: the share of
-interruptions that are taken for noise; an interruption is obeyed if it is `stop` or `words`, the others keep the reply
-if they are `backchannel` or `nothing`. `alone_...`: by the recogniser alone, without `spotting.py`.
+100 ms longer, and (`..._first_...`) as they are first asked for, after 384 ms; and pieces of a crowd.
+`interruption_nothing`: the share of interruptions that are taken for noise; one is obeyed if it is `stop` or `words`,
+what is `backchannel` or `nothing` keeps the reply. `alone_...`: by the recogniser alone, without `spotting.py`.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there")
     arguments = parser.parse_args()
     store = ModelStore(cache_dir())
-    report = Report(measure(Recogniser(*(store.path(name) for name in ASR), threads=1)))
+    encoder, decoder, tokenizer = (store.path(name) for name in ASR)
+    report = Report(measure(Recogniser(encoder, decoder, tokenizer, threads=1)))
     print(report.table())
     if arguments.json:
         report.write(arguments.json)

@@ -77,6 +77,6 @@ def completeness(text: str, language: str = "en") -> Completeness:
     asks = written.endswith("?")
     if not asks and (goes_on or said[-1] in _GOES_ON.get(tag, ())):
         return "unfinished"
-    if not asks and len(said) in _BRIEF:
+    if not asks and len(said) in _BRIEF and tag in _GOES_ON:
         return "brief"
     return "ample" if len(said) >= _AMPLE else "open"

@@ -14,7 +14,6 @@ from omni_rt.core.actions import (
     Action,
     CloseUtterance,
     DropUtterance,
-    Duck,
     FinishReply,
     JudgeEnd,
     OpenUtterance,
@@ -22,13 +21,12 @@ from omni_rt.core.actions import (
     StartReply,
     StopReason,
     StopReply,
-    Unduck,
 )
-from omni_rt.core.ambient import Ambient
+from omni_rt.core.ducking import Ducking
 from omni_rt.core.idleness import Idleness
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.overlap import Overlap, OverlapPolicy, Verdict
-from omni_rt.core.timeline import Activity, EndScore, Glimpse
+from omni_rt.core.timeline import Activity, EarlyActivity, EndScore
 from omni_rt.core.turns import (
     Hesitated,
     ScoreWanted,
@@ -41,8 +39,6 @@ from omni_rt.core.turns import (
     Words,
 )
 
-# What stands out from the noise around is worth a duck at this share of the probability that is worth one otherwise.
-_LIKELIER = 0.25
 # Speech that ended so little later than the words that are known was not more of it.
 _PAUSE_MS = 100
 
@@ -65,10 +61,6 @@ class DuplexPolicy:
     answer_ms: int = 500
     speculations: int = 3
     idle_ms: int | None = None
-
-
-def _weighed(speech: float, stands_out: bool) -> float:
-    return speech / _LIKELIER if stands_out else speech
 
 
 class ReplyPhase(Enum):
@@ -96,13 +88,12 @@ class Duplex:
         self._utterance_open = False
         self._speculated = 0
         self._overlap: Overlap | None = None
-        self._ducked = False
         # where the latest speech ended if all that it said was that the assistant be silent
         self._hushed_ms: int | None = None
         self._aside: tuple[int, int] | None = None
         self._taken_ms = 0
         self._idleness = Idleness()
-        self._ambient = Ambient()
+        self._ducking = Ducking()
         self.policy = policy
         self._turns = TurnDetector(policy.turns) if policy.turns else None
 
@@ -165,22 +156,21 @@ class Duplex:
         if self._turns is None:
             return []
         actions: list[Action] = []
-        likelier = self._ambient.hear(window.level)
+        likely = self._ducking.weigh(window)
         for signal in self._turns.step(window):
             actions += self._on_signal(signal)
         if self._overlap is not None:
             actions += self._judge_overlap(self._overlap, self._turns)
         else:
-            actions += self._duck_early(self._turns, _weighed(window.speech, likelier))
+            actions += self._duck_early(self._turns, likely)
         return actions or self._judge_idleness(self._turns)
 
-    def glimpse(self, sound: Glimpse) -> list[Action]:
+    def early_activity(self, sound: EarlyActivity) -> list[Action]:
         """Between two windows: nothing but a duck can come of it, and the next window ends that if it was nothing."""
         least = self.policy.duck_threshold
         if self._turns is None or self._overlap is not None or least is None or not self._may_duck:
             return []
-        likelier = self._ambient.stands_out(sound.level)
-        return self._duck() if _weighed(sound.speech, likelier) >= least else []
+        return self._ducking.begin() if self._ducking.weigh_early(sound) >= least else []
 
     def score(self, score: EndScore) -> list[Action]:
         """An end-of-turn score asked for with JudgeEnd."""
@@ -298,7 +288,7 @@ class Duplex:
             return []
         if self.reply_active and self.policy.interrupt_reply:
             self._overlap = Overlap(at_ms, self.policy.overlap)
-            return self._duck()
+            return self._ducking.begin()
         return [self._open(at_ms)]
 
     def _open(self, speech_ms: int) -> OpenUtterance:
@@ -340,13 +330,13 @@ class Duplex:
 
     # -- inside: speech over a reply
 
-    def _duck_early(self, turns: TurnDetector, speech: float) -> list[Action]:
+    def _duck_early(self, turns: TurnDetector, likely: float) -> list[Action]:
         """Before it is known whether it is speech."""
         least = self.policy.duck_threshold
-        doubtful = least is not None and (speech >= least or turns.doubtful_ms > 0)
+        doubtful = least is not None and (likely >= least or turns.doubtful_ms > 0)
         if doubtful and self._may_duck:
-            return self._duck()
-        return [] if doubtful else self._unduck()
+            return self._ducking.begin()
+        return [] if doubtful else self._ducking.end()
 
     @property
     def _may_duck(self) -> bool:
@@ -400,19 +390,7 @@ class Duplex:
 
     def _end_overlap(self) -> list[Action]:
         self._overlap = None
-        return self._unduck()
-
-    def _duck(self) -> list[Action]:
-        if self._ducked:
-            return []
-        self._ducked = True
-        return [Duck()]
-
-    def _unduck(self) -> list[Action]:
-        if not self._ducked:
-            return []
-        self._ducked = False
-        return [Unduck()]
+        return self._ducking.end()
 
     # -- inside: replies
 

@@ -21,9 +21,8 @@ class Activity:
 
 
 @dataclass(frozen=True, slots=True)
-class Glimpse:
-    """What Activity is for a window, for 32 ms that end in the middle of one, and so earlier known. Told only while a
-    reply is heard and nothing of it at the microphone."""
+class EarlyActivity:
+    """The same of 32 ms that end in the middle of a window, at `at_ms`: known sooner, and not always told."""
 
     at_ms: int
     speech: float

@@ -49,9 +49,9 @@ class TurnPolicy:
     turn ends after `least_silence_ms`, or as soon as the score is known; below it the wait grows with the doubt, slowly
     down to `complete_score`, up to `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a
     turn give it; a short answer leaves none, nor do many words with a sure score; and how likely a sentence ends with
-    them is one more witness beside the score. After two or three words that need be no more the turn lasts at least
-    `brief_silence_ms`, whatever the witnesses say. The person's own pauses move both ends of the wait (`Patience`).
-    While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
+    them is one more witness beside the score. Two or three words that need be no more are waited upon for
+    `brief_silence_ms` at least, whatever the witnesses say. The person's own pauses move both ends of the wait
+    (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.

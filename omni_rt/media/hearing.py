@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EndScore, Glimpse
+from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EarlyActivity, EndScore
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.end_of_turn import SPAN_MS, SmartTurn
@@ -20,7 +20,7 @@ from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
 
 logger = logging.getLogger(__name__)
 
-Event = Activity | Glimpse | EndScore
+Event = Activity | EarlyActivity | EndScore
 Report = Callable[[Event], None]
 
 _BATCH = 16  # windows judged before another session has its turn, about 2 ms of work
@@ -31,7 +31,7 @@ _DEAF_S = 0.5
 _HISTORY = (SPAN_MS + 2000) // WINDOW_MS
 
 _HALF = WINDOW // 2
-# Between windows is looked while a reply sounds, until so long after; before that, the model needs a run-up.
+# Between windows is looked while a reply is sent as it is played, until so long after; the model needs a run-up.
 _SOUNDING_S = 0.5
 _RUN_UP = 8
 
@@ -68,7 +68,8 @@ class Hearing:
 
     Every 32 ms window is reported as one Activity, in order, whatever happens. Audio may come faster than real time;
     once 300 s wait to be judged, the oldest waiting windows are reported unjudged, with the last known probability,
-    and the log says so. While a reply sounds of which nothing is heard, a Glimpse may come between two windows.
+    and the log says so. While a reply is sent as it is played, and nothing of it is heard, an EarlyActivity may come
+    between two windows.
     """
 
     def __init__(self, ears: Ears, report: Report) -> None:
@@ -113,12 +114,13 @@ class Hearing:
                 self._skip()
             self._judge_next()
         if len(self._rest) >= _HALF and self._look_between(self._rest[:_HALF], self._fed + _HALF):
-            self._glimpse()
+            self._judge_early()
 
     def played(self, pcm: Pcm, stream_ms: float, paced: bool) -> None:
         """24 kHz sound of a reply was sent just now; `stream_ms` is its start on the outgoing track. `paced`: it is
         sent as it is played, not queued by the client."""
-        self._played_at = self._loop.time()
+        if paced:
+            self._played_at = self._loop.time()
         now = self._fed + len(self._rest)
         if self._ears.echo and not self._closed and self._loop.time() - self._fed_at < _DEAF_S:
             self._echo = self._echo or Echo(PACED_MS if paced else QUEUED_MS)
@@ -204,10 +206,10 @@ class Hearing:
         self._between_end = end
         return True
 
-    def _glimpse(self) -> None:
+    def _judge_early(self) -> None:
         """Judge what was kept, if there is reason to, and report the last of it."""
         sounding = self._loop.time() - self._played_at < _SOUNDING_S
-        if not sounding or not self._hears_nothing_played or self._judging:
+        if not sounding or not self._hears_nothing_played or self._waiting:
             return
         windows, at_ms = list(self._between), self._between_end // SAMPLES_PER_MS
         self._between.clear()
@@ -223,7 +225,7 @@ class Hearing:
                 logger.error("voice activity failed between windows", exc_info=error)
                 self._forget_between()
                 return
-            self._tell(Glimpse(at_ms, done.result(), _level(windows[-1])))
+            self._tell(EarlyActivity(at_ms, done.result(), _level(windows[-1])))
 
         self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
 

@@ -32,7 +32,7 @@ from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
-from omni_rt.core.timeline import Activity, EndScore, Glimpse, Timeline
+from omni_rt.core.timeline import Activity, EarlyActivity, EndScore, Timeline
 from omni_rt.core.turns import Words
 from omni_rt.engine.api import Ending, Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
@@ -279,8 +279,8 @@ class Session:
         match heard:
             case Activity():
                 self.act(self.duplex.activity(heard))
-            case Glimpse():
-                self.act(self.duplex.glimpse(heard))
+            case EarlyActivity():
+                self.act(self.duplex.early_activity(heard))
             case EndScore():
                 self.act(self.duplex.score(heard))
 

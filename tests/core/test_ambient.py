@@ -9,7 +9,7 @@ import pytest
 from omni_rt.core.actions import Duck, Unduck
 from omni_rt.core.ambient import Ambient
 from omni_rt.core.duplex import Duplex
-from omni_rt.core.timeline import Activity, Glimpse
+from omni_rt.core.timeline import Activity, EarlyActivity
 from tests.core.dialogue import BY_WORDS
 
 
@@ -42,19 +42,19 @@ def test_a_sound_that_stands_out_ducks_at_a_lower_probability(speech: float, lev
 
 
 @pytest.mark.parametrize(("speech", "level", "ducks"), [(0.05, 200.0, True), (0.05, 20.0, False), (0.2, 10.0, True)])
-def test_a_glimpse_ducks_sooner_and_the_next_window_tells(speech: float, level: float, ducks: bool) -> None:
+def test_what_is_told_early_ducks_and_the_next_window_tells(speech: float, level: float, ducks: bool) -> None:
     duplex = Duplex(BY_WORDS)
     duplex.create_reply()
     assert duplex.activity(Activity(32, 0.01, 10.0)) == []
     duplex.reply_sent(1)
-    assert duplex.glimpse(Glimpse(48, speech, level)) == ([Duck()] if ducks else [])
-    assert duplex.glimpse(Glimpse(48, speech, level)) == []
+    assert duplex.early_activity(EarlyActivity(48, speech, level)) == ([Duck()] if ducks else [])
+    assert duplex.early_activity(EarlyActivity(48, speech, level)) == []
     assert duplex.activity(Activity(64, 0.01, 10.0)) == ([Unduck()] if ducks else [])
 
 
-def test_a_glimpse_ducks_nothing_but_a_reply_that_may_be_interrupted() -> None:
+def test_what_is_told_early_ducks_nothing_but_a_reply_that_may_be_interrupted() -> None:
     silent, stubborn = Duplex(BY_WORDS), Duplex(replace(BY_WORDS, interrupt_reply=False))
     stubborn.create_reply()
     for duplex in (silent, stubborn):
         assert duplex.activity(Activity(32, 0.01, 10.0)) == []
-        assert duplex.glimpse(Glimpse(48, 0.9, 900.0)) == []
+        assert duplex.early_activity(EarlyActivity(48, 0.9, 900.0)) == []

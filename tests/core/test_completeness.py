@@ -38,8 +38,9 @@ from omni_rt.core.completeness import completeness
         ("Oui.", "fr", "complete"),
         ("Quiero un", "es", "unfinished"),
         ("Sì, grazie.", "it", "complete"),
-        ("I and", "tlh", "brief"),
+        ("I and", "tlh", "open"),
         ("I and -", "tlh", "unfinished"),
+        ("我想知道，明天北京的天气。", "zh", "open"),
     ],
 )
 def test_completeness(text: str, language: str, expected: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from omni_rt.core.timeline import Activity, EndScore
+from omni_rt.core.timeline import Activity, EarlyActivity, EndScore
 from omni_rt.engine.api import (
     AudioDelta,
     CallDelta,
@@ -177,6 +177,9 @@ class ScriptedEars:
             self._ms += 32
             heard: Heard = Activity(self._ms, self.speech if np.abs(window).max() > 100 else 0.0)
             self._tell(heard)
+
+    def tell_early(self, speech: float) -> None:
+        self._tell(EarlyActivity(self._ms + 16, speech, 500.0))
 
     def score_end(self, at_ms: int, from_ms: int) -> None:
         asyncio.get_running_loop().call_soon(self._tell, EndScore(at_ms, self.score))

@@ -58,10 +58,12 @@ class Gains:
         return max(at, self._begins_soft(int(known[first])))
 
     def _begins_soft(self, packet: int) -> float:
-        """From where on in a soft packet or the one before it all blocks are soft."""
+        """From where on in a soft packet or the one before it all blocks that tell are soft."""
         near = self.blocks[max(0, packet - 1) : packet + 1].ravel()
         loud = np.flatnonzero(near >= DUCKED)
         begin = int(loud[-1]) + 1 if len(loud) else len(near) - _BLOCKS
+        while begin < len(near) and np.isnan(near[begin]):
+            begin += 1
         if begin == len(near):
             return float(self.times[packet])
         number, block = divmod(begin, _BLOCKS)

@@ -52,6 +52,7 @@ POLICY = DuplexPolicy(
         sure_score=0.93,
         silence_limit_ms=1600,
         speculate_ms=64,
+        brief_silence_ms=480,
     ),
     overlap=OverlapPolicy(224),
 )

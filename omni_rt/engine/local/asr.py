@@ -66,13 +66,13 @@ class Recogniser:
             self._encoder = onnxruntime.InferenceSession(encoder, options, providers=["CPUExecutionProvider"])
             self._decoder = onnxruntime.InferenceSession(decoder, options, providers=["CPUExecutionProvider"])
             self._words = _read_words(tokenizer.read_bytes())
+            self._spotter = Spotter(self._words)
         except Exception as error:
             raise EngineError(
                 "speech_model_failed",
                 f"cannot load the speech model {encoder}, {decoder}, {tokenizer}: {error}; "
                 "remove the files and fetch them again: omni-rt doctor --fetch",
             ) from error
-        self._spotter = Spotter(self._words)
         caches = [item for item in self._decoder.get_inputs() if item.name.startswith("past_key_values.")]
         self._empty = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32) for item in caches}
         self._present = ["logits", *(name.replace("past_key_values", "present") for name in self._empty)]
@@ -92,7 +92,8 @@ class Recogniser:
         return Recognised(self._believed(written, _SURE), tuple(written.tokens))
 
     def overhear(self, pcm: Pcm) -> str:
-        """The words of a clip of at most some seconds; empty if there are none, or a crowd's."""
+        """The words of a clip of at most some seconds, or what is often said over a reply and sounds like them; empty
+        if there are none, or a crowd's."""
         samples = _samples(pcm)
         if not has_speech(samples):
             return ""
@@ -100,12 +101,15 @@ class Recogniser:
         written = self._write(sound)
         text = self._believed(written, _SURE_OF_CLIP)
         few = classify(text, "en") == "words" and len(text.split()) <= _FEW_WORDS
-        if len(samples) > _SPOTTED or not (few or written.sure < _DOUBTLESS):
+        doubtful = written.sure < _DOUBTLESS
+        if len(samples) > _SPOTTED or not (few or doubtful) or not written.whole:
             return text
         found = self._spotter.spot(written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each))
         if few and found.murmur:
             return found.murmur
-        return found.phrase or text or (self._believed(written, _SURE_APART) if found.apart else "")
+        if found.phrase and doubtful:
+            return found.phrase
+        return text or (self._believed(written, _SURE_APART) if found.apart else "")
 
     def warm_up(self) -> None:
         self._write(self._listen(np.zeros(INPUT_RATE, np.float32)))
@@ -186,6 +190,11 @@ class _Written:
         self.sureness: list[float] = []
         self.ended = False
         self._most = most
+
+    @property
+    def whole(self) -> bool:
+        """It ended by itself, not as a loop or for its length."""
+        return len(self.sureness) == len(self.tokens) + 1
 
     @property
     def sure(self) -> float:

@@ -25,8 +25,8 @@ _MURMURS = (
     *("Mm-hmm.", "Uh-huh.", "Hmm.", "Mm.", "Oh.", "Huh.", "Aha.", "Okay.", "Yeah.", "Yes.", "Right.", "Alright."),
     *("I see.", "Sure.", "Good.", "Great.", "Wow.", "Really?", "Exactly."),
 )
-# So many of both are looked at, those whose first token is likeliest.
-_LOOKED_AT = 5
+# So many of them are looked at, those whose first token is likeliest. Of the phrases, six begin with "stop".
+_PHRASES_LOOKED_AT, _MURMURS_LOOKED_AT = 8, 5
 # Logarithms of how much likelier what was written may be than a phrase, and must be that than every murmur.
 _BELOW, _ABOVE = 4.0, 1.5
 # The same of a murmur, against what was written and every phrase.
@@ -59,11 +59,12 @@ class Spotter:
         """`first` are the log-probabilities of a first token, `written` is that of all that was written, and `score`
         tells it of others."""
 
-        def likeliest(phrases: Iterable[Tokens], least: float) -> list[Tokens]:
+        def likeliest(phrases: Iterable[Tokens], least: float, most: int) -> list[Tokens]:
             likely = [tokens for tokens in phrases if first[tokens[0]] > least]
-            return sorted(likely, key=lambda tokens: -float(first[tokens[0]]))[:_LOOKED_AT]
+            return sorted(likely, key=lambda tokens: -float(first[tokens[0]]))[:most]
 
-        wanted, murmurs = likeliest(self._wanted, written - _BELOW), likeliest(self._murmurs, written - _APART)
+        wanted = likeliest(self._wanted, written - max(_BELOW, _BELOW_MURMUR + _ABOVE_MURMUR), _PHRASES_LOOKED_AT)
+        murmurs = likeliest(self._murmurs, written - max(_APART, _BELOW + _ABOVE), _MURMURS_LOOKED_AT)
         scores = dict(zip((*wanted, *murmurs), score([*wanted, *murmurs]), strict=True)) if wanted or murmurs else {}
         phrase, phrased = _best(wanted, scores)
         murmur, murmured = _best(murmurs, scores)
