@@ -135,6 +135,15 @@ async def test_backchannel_only_ducks(stage: Stage) -> None:
     assert len([k for k in stage.transport.kinds() if k.endswith("speech_started")]) == 1
 
 
+async def test_what_is_said_over_a_reply_is_listened_to_from_before_its_onset(stage: Stage) -> None:
+    await stage.turn()
+    stage.transport.play(1)
+    stage.hear(640, False)
+    stage.hear(416, True)
+    await stage.settle()
+    assert next(call for call in stage.model.calls if call[0] == "overhear") == ("overhear", (240 + 384) * 16)
+
+
 async def test_what_is_told_early_only_ducks(stage: Stage) -> None:
     await stage.turn()
     stage.transport.play(1)

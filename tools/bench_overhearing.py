@@ -26,13 +26,14 @@ from omni_rt.engine.local.asr import Recogniser
 from omni_rt.engine.local.spotting import Spotted, Spotter
 from omni_rt.models.manifest import ASR
 from omni_rt.models.store import ModelStore
+from omni_rt.session.overhearing import BEFORE_MS
 from tools.duplex.clips import Clip, for_tuning, read_clips
 from tools.duplex.microphone import ROOM_LEVEL
 from tools.duplex.sounds import crowd
 
 _MS = INPUT_RATE // 1000
 _NOISES = 5
-_BEFORE_MS, _AFTER_MS, _FIRST_MS, _LONGEST_MS = 60, (0, 100), 384, 1500
+_AFTER_MS, _FIRST_MS, _LONGEST_MS = (0, 100), 384, 1700
 _KINDS = ("interruption", "backchannel", "cough", "typing")
 _MEANINGS = ("stop", "words", "backchannel", "nothing")
 _CROWDS, _CROWD_S = 20, 7.0
@@ -71,9 +72,9 @@ def _parts(clip: Clip) -> list[int | None]:
 
 
 def _cut(clip: Clip, after_ms: int | None) -> Pcm:
-    """From a little before the onset; None: as it is asked for first."""
+    """From before the onset, as a session does; None: as it is asked for first."""
     end = clip.onset + _FIRST_MS * _MS if after_ms is None else clip.offset + after_ms * _MS
-    return clip.pcm[max(0, clip.onset - _BEFORE_MS * _MS) : end][: _LONGEST_MS * _MS]
+    return clip.pcm[max(0, clip.onset - BEFORE_MS * _MS) : end][: _LONGEST_MS * _MS]
 
 
 def _noisy(pcm: Pcm, rng: np.random.Generator) -> Pcm:

@@ -12,6 +12,10 @@ from omni_rt.session.engine_link import EngineLink
 
 log = logging.getLogger(__name__)
 
+BEFORE_MS = 240
+"""How much of the sound before the onset is listened to: voice activity begins with a word's vowel, not with the
+consonants before it."""
+
 
 class Overhearing:
     """`report` gets the place up to which it was asked for, and what the words are, on the event loop. Nothing is

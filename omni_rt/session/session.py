@@ -44,7 +44,7 @@ from omni_rt.session.engine_link import EngineLink
 from omni_rt.session.hearing import Heard, MakeHearing
 from omni_rt.session.inbox import Inbox
 from omni_rt.session.moments import Moments, monotonic_ms
-from omni_rt.session.overhearing import Overhearing
+from omni_rt.session.overhearing import BEFORE_MS, Overhearing
 from omni_rt.session.policy import duplex_policy, engine_settings, idle_params
 from omni_rt.session.replies import Replies
 from omni_rt.session.room import Room
@@ -323,7 +323,7 @@ class Session:
                 case Unduck():
                     self.replies.loudness(1.0)
                 case Overhear(from_ms, to_ms):
-                    self._overhearing.ask(self._log.slice(from_ms, to_ms), to_ms)
+                    self._overhearing.ask(self._log.slice(from_ms - BEFORE_MS, to_ms), to_ms)
 
     def _open_utterance(self, from_ms: int) -> None:
         self._utterance = Utterance(new_id("item"), from_ms, StableWords(), self.duplex.policy.turns is not None)

@@ -34,7 +34,7 @@ _SURE_OF_CLIP, _SURE_APART = -0.7, -1.0
 _AROUND_CLIP = INPUT_RATE * 3 // 20
 # In a clip that is not longer, of whose words the model is less sure than that, or that are so few, what is often said
 # over a reply is looked for.
-_SPOTTED, _DOUBTLESS, _FEW_WORDS = INPUT_RATE * 3 // 2, -0.5, 4
+_SPOTTED, _DOUBTLESS, _FEW_WORDS = INPUT_RATE * 7 // 4, -0.5, 4
 # What the model makes of noise. Nobody says just this.
 _FROM_NOISE = frozenset(("you", "♪", "thank you for watching", "© transcript emily beynon"))
 
