@@ -9,10 +9,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from omni_rt.core.timeline import Activity, EarlyActivity
+from omni_rt.core.timeline import Activity, EarlyActivity, Heard
 from omni_rt.engine.api import INPUT_RATE, OUTPUT_RATE, Pcm
 from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
-from omni_rt.media.hearing import Ears, Event
+from omni_rt.media.hearing import Ears
 from omni_rt.media.playback import DECAY, HOP, Playback, SentSound, fingerprints
 from omni_rt.media.vad import WINDOW, SileroVad
 from tests.support.local import voice
@@ -282,7 +282,7 @@ async def test_hearing_counts_only_speech_that_is_not_the_assistants(ears: tuple
         reported: list[Activity] = []
         done = asyncio.Event()
 
-        def report(event: Event, reported: list[Activity] = reported, done: asyncio.Event = done) -> None:
+        def report(event: Heard, reported: list[Activity] = reported, done: asyncio.Event = done) -> None:
             if isinstance(event, Activity):
                 reported.append(event)
             if len(reported) == len(microphone) // WINDOW:
@@ -309,7 +309,7 @@ async def test_nothing_is_told_between_windows_of_what_is_an_echo_or_may_be_one(
     microphone = Room([(0, 250)], seed=13).microphone(sent, person(seconds=6))
     told = []
     for each in ears:
-        reported: list[Event] = []
+        reported: list[Heard] = []
         hearing = each.listen(reported.append)
         due = paced(sent)
         for at in range(0, len(microphone), 256):

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import numpy as np
 import pytest
 
-from omni_rt.core.timeline import Activity, EarlyActivity, EndScore
+from omni_rt.core.timeline import Activity, EarlyActivity, EndScore, Heard
 from omni_rt.engine.api import Pcm
-from omni_rt.media.hearing import Ears, Event, Hearing
+from omni_rt.media.hearing import Ears, Hearing
 from omni_rt.media.vad import WINDOW, WINDOW_MS, VadState
 from tests.support.speech import clip, model, silence
 
@@ -21,11 +21,11 @@ class Listener:
     """One session's hearing and all it reported."""
 
     def __init__(self, ears: Ears) -> None:
-        self.events: list[Event] = []
+        self.events: list[Heard] = []
         self._news = asyncio.Event()
         self.hearing: Hearing = ears.listen(self._on)
 
-    def _on(self, event: Event) -> None:
+    def _on(self, event: Heard) -> None:
         self.events.append(event)
         self._news.set()
 

@@ -13,7 +13,7 @@ from omni_rt.models.manifest import ASR
 from tests.support.local import spoken
 from tests.support.speech import model
 from tools.duplex.clips import Clip, for_tuning, read_clips
-from tools.duplex.microphone import ROOM_LEVEL
+from tools.duplex.microphone import in_room
 from tools.duplex.sounds import crowd
 
 SEEDS = range(3)
@@ -38,8 +38,7 @@ def as_overheard(clip: Clip, seed: int) -> Pcm:
 
 
 def noisy(pcm: Pcm, seed: int) -> Pcm:
-    heard = pcm + np.random.default_rng(seed).normal(0, ROOM_LEVEL, len(pcm))
-    return np.clip(heard, -32768, 32767).astype(np.int16)
+    return in_room(pcm, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -45,7 +45,7 @@ from omni_rt.models.store import ModelStore
 from omni_rt.realtime.settings import WireSession
 from omni_rt.session.policy import duplex_policy
 from tools.duplex.clips import SPEECH_LEVEL, Clip, for_tuning, read_clips
-from tools.duplex.microphone import ROOM_LEVEL
+from tools.duplex.microphone import in_room
 from tools.duplex.truth import active_level
 
 _MS = INPUT_RATE // 1000
@@ -145,8 +145,7 @@ def as_heard(pcm: Pcm, silence_ms: int, rng: np.random.Generator) -> Pcm:
     sound = pcm * (SPEECH_LEVEL / active_level(pcm, 0, len(pcm)))
     sound[-_FADE:] *= np.linspace(1, 0, _FADE)
     sound = np.pad(sound, (INPUT_RATE // 2, silence_ms * _MS))
-    noisy = np.rint(sound + rng.normal(0, ROOM_LEVEL, len(sound)))
-    return np.clip(noisy, -32768, 32767).astype(np.int16)
+    return in_room(sound, rng)
 
 
 class Steps:

@@ -28,7 +28,7 @@ from omni_rt.models.manifest import ASR
 from omni_rt.models.store import ModelStore
 from omni_rt.session.overhearing import BEFORE_MS
 from tools.duplex.clips import Clip, for_tuning, read_clips
-from tools.duplex.microphone import ROOM_LEVEL
+from tools.duplex.microphone import in_room
 from tools.duplex.sounds import crowd
 
 _MS = INPUT_RATE // 1000
@@ -57,13 +57,13 @@ def pieces() -> Iterator[tuple[str, Pcm]]:
             for part in _parts(clip):
                 name = clip.kind if part is not None else f"{clip.kind}_first"
                 for _ in range(_NOISES):
-                    yield name, _noisy(_cut(clip, part), rng)
+                    yield name, in_room(_cut(clip, part), rng)
     readers = [clip for clip in clips if clip.kind == "turn"]
     for seed in range(_CROWDS):
         pcm = crowd(readers, _CROWD_S, seed).pcm
         for at in _CROWD_AT_MS:
             for length in _CROWD_LENGTHS_MS:
-                yield "crowd", _noisy(pcm[at * _MS : (at + length) * _MS], rng)
+                yield "crowd", in_room(pcm[at * _MS : (at + length) * _MS], rng)
 
 
 def _parts(clip: Clip) -> list[int | None]:
@@ -75,10 +75,6 @@ def _cut(clip: Clip, after_ms: int | None) -> Pcm:
     """From before the onset, as a session does; None: as it is asked for first."""
     end = clip.onset + _FIRST_MS * _MS if after_ms is None else clip.offset + after_ms * _MS
     return clip.pcm[max(0, clip.onset - BEFORE_MS * _MS) : end][: _LONGEST_MS * _MS]
-
-
-def _noisy(pcm: Pcm, rng: np.random.Generator) -> Pcm:
-    return np.clip(pcm + rng.normal(0, ROOM_LEVEL, len(pcm)), -32768, 32767).astype(np.int16)
 
 
 def measure(recogniser: Recogniser) -> list[Row]:

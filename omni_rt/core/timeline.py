@@ -37,6 +37,10 @@ class EndScore:
     probability: float
 
 
+Heard = Activity | EarlyActivity | EndScore
+"""What hearing reports."""
+
+
 class Timeline:
     """Counts 16 kHz samples; `now_ms` is where the session is."""
 

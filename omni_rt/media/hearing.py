@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EarlyActivity, EndScore
+from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EarlyActivity, EndScore, Heard
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.end_of_turn import SPAN_MS, SmartTurn
@@ -20,8 +20,7 @@ from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
 
 logger = logging.getLogger(__name__)
 
-Event = Activity | EarlyActivity | EndScore
-Report = Callable[[Event], None]
+Report = Callable[[Heard], None]
 
 _BATCH = 16  # windows judged before another session has its turn, about 2 ms of work
 _BACKLOG_MS = 300_000
@@ -255,7 +254,7 @@ class Hearing:
         if self._unjudged == 1:
             logger.warning("hearing is %d s behind and skips what waits longest", _BACKLOG_MS // 1000)
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Heard) -> None:
         if not self._closed:
             self._report(event)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from omni_rt.core.timeline import Activity, EarlyActivity, EndScore
+from omni_rt.core.timeline import Heard
 from omni_rt.engine.api import Pcm
 
 
@@ -23,5 +23,4 @@ class SessionHearing(Protocol):
     def close(self) -> None: ...
 
 
-Heard = Activity | EarlyActivity | EndScore
 MakeHearing = Callable[[Callable[[Heard], None]], SessionHearing]

@@ -32,7 +32,7 @@ from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
-from omni_rt.core.timeline import Activity, EarlyActivity, EndScore, Timeline
+from omni_rt.core.timeline import Activity, EarlyActivity, EndScore, Heard, Timeline
 from omni_rt.core.turns import Words
 from omni_rt.engine.api import Ending, Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
@@ -41,7 +41,7 @@ from omni_rt.realtime.settings import WireSession
 from omni_rt.realtime.writer import EventWriter, new_id
 from omni_rt.session.audio_log import AudioLog
 from omni_rt.session.engine_link import EngineLink
-from omni_rt.session.hearing import Heard, MakeHearing
+from omni_rt.session.hearing import MakeHearing
 from omni_rt.session.inbox import Inbox
 from omni_rt.session.moments import Moments, monotonic_ms
 from omni_rt.session.overhearing import BEFORE_MS, Overhearing

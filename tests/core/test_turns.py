@@ -123,9 +123,9 @@ def test_two_or_three_words_are_waited_upon(score: float | None, words: Words, w
 def test_who_goes_on_after_two_words_is_not_cut_in_on() -> None:
     """The pause is 320 ms, and both witnesses are sure of an end."""
     policy = replace(TURNS, brief_silence_ms=480)
-    for kind, ended in (("brief", []), ("open", [TurnEnded(640, 800)])):
+    for words, ended in ((Words("brief", 0.99), []), (Words("open", 0.99), [TurnEnded(640, 800)])):
         listener = speaking(policy).hear(4, QUIET)
-        listener.detector.understood(Words(kind, 0.99))  # type: ignore[arg-type]
+        listener.detector.understood(words)
         listener.judge(800, 1.0).hear(6, QUIET).hear(3, LOUD)
         assert [signal for signal in listener.take() if isinstance(signal, TurnEnded)] == ended
 

@@ -20,6 +20,11 @@ FRAME = INPUT_RATE * FRAME_MS // 1000
 ROOM_LEVEL = 12.0
 
 
+def in_room(pcm: Pcm, rng: np.random.Generator) -> Pcm:
+    """A sound as it is heard there."""
+    return np.clip(np.rint(pcm + rng.normal(0, ROOM_LEVEL, len(pcm))), -32768, 32767).astype(np.int16)
+
+
 class ScriptedMicrophone(Microphone):
     """16 kHz. `position` is the first sample that is not yet taken; it, and where a sound is placed, count from the
     microphone's first sample. `times` and `frames` are when each frame left and what was in it."""

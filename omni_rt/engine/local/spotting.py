@@ -56,8 +56,8 @@ class Spotter:
     def spot(
         self, first: LogProbabilities, written: float, score: Callable[[Sequence[Tokens]], Sequence[float]]
     ) -> Spotted:
-        """`first` are the log-probabilities of a first token, `written` is that of all that was written, and `score`
-        tells it of others."""
+        """What was said of these. `first` are the log-probabilities of a first token, `written` is that of all that was
+        written, and `score` tells it of others."""
 
         def likeliest(phrases: Iterable[Tokens], least: float, most: int) -> list[Tokens]:
             likely = [tokens for tokens in phrases if first[tokens[0]] > least]
