@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,9 @@ FRAME = INPUT_RATE * FRAME_MS // 1000
 ROOM_LEVEL = 12.0
 
 
-def in_room(pcm: Pcm, rng: np.random.Generator) -> Pcm:
-    """A sound as it is heard there."""
-    return np.clip(np.rint(pcm + rng.normal(0, ROOM_LEVEL, len(pcm))), -32768, 32767).astype(np.int16)
+def in_room(sound: npt.NDArray[Any], rng: np.random.Generator) -> Pcm:
+    """A sound, out of 32768, as it is heard in a quiet room."""
+    return np.clip(np.rint(sound + rng.normal(0, ROOM_LEVEL, len(sound))), -32768, 32767).astype(np.int16)
 
 
 class ScriptedMicrophone(Microphone):
