@@ -392,6 +392,17 @@ def test_a_pause_of_the_voice_is_no_duck() -> None:
     assert rows(made.analysed(speak=lambda _: voice))["duck_time"].p50 == pytest.approx(60, abs=1)
 
 
+@pytest.mark.parametrize(("packets", "known"), [(1, 1), (2, 0)])
+def test_what_happened_in_a_longer_pause_of_the_voice_is_not_known(packets: int, known: int) -> None:
+    rng = np.random.default_rng(1)
+    voice = rng.normal(0, 3000, 100 * PACKET).astype(np.int16)
+    voice[78 * PACKET : (78 + packets) * PACKET] = 0
+    made = Made("interruption")
+    made.reply(0.5, 1.0, 2.7, cleared=True, gain=(2.57, 0.2), sound=voice)
+    made.say("interruption", 2.5, 3.0, over=True)
+    assert rows(made.analysed(speak=lambda _: voice))["duck_time"].n == known
+
+
 def test_what_keeps_the_reply_and_what_does_not() -> None:
     made = Made("backchannel")
     made.reply(0.5, 1.0, 5.0)

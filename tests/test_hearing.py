@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from omni_rt.core.timeline import Activity, EarlyActivity, EndScore, Heard
 from omni_rt.engine.api import Pcm
 from omni_rt.media.hearing import Ears, Hearing
-from omni_rt.media.vad import WINDOW, WINDOW_MS, VadState
+from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
 from tests.support.speech import clip, model, silence
 
 pytestmark = pytest.mark.models
@@ -251,19 +252,26 @@ async def test_a_failing_model_costs_neither_the_timeline_nor_the_session(
     assert max(event.speech for event in heard) > 0.9
 
 
-# -- between windows
+# -- before a window is full
 
 HALF = WINDOW // 2
 SENT = np.random.default_rng(0).normal(0, 3000, 24 * 20).astype(np.int16)
 
 
-def between(ears: Ears, pcm: Pcm) -> list[EarlyActivity]:
-    """What ends in the middle of each window but the first, by a detector that hears nothing else."""
-    state, found = VadState(), []
-    for end in range(WINDOW + HALF, len(pcm) + 1, WINDOW):
-        window = pcm[end - WINDOW : end]
-        level = pytest.approx(np.sqrt(np.mean(window.astype(float) ** 2)), 1e-4)
-        found.append(EarlyActivity(end // 16, ears.vad.step(state, window), level))
+def early(ears: Ears, pcm: Pcm, size: int) -> list[EarlyActivity]:
+    """After each piece, by a detector that has heard the whole windows before it without a gate."""
+    vad = SileroVad(model("silero-vad-v6"), gated=False)
+    state, found, done = VadState(), [], 0
+    for end in range(size, len(pcm) + 1, size):
+        while done + WINDOW <= end:
+            vad.step(state, pcm[done : done + WINDOW])
+            done += WINDOW
+        if done >= 2 * WINDOW:
+            latest = pcm[end - WINDOW : end]
+            memory = replace(state, samples=state.samples.copy())
+            memory.samples[0, WINDOW:] = pcm[end - WINDOW - 64 : end - WINDOW] / np.float32(32768)
+            level = pytest.approx(np.sqrt(np.mean(latest.astype(float) ** 2)), 1e-4)
+            found.append(EarlyActivity(end // 16, pytest.approx(vad.step(memory, latest), abs=1e-5), level))
     return found
 
 
@@ -288,19 +296,14 @@ async def without_echo(ears: Ears) -> AsyncIterator[Listener]:
     others.close()
 
 
-@pytest.mark.parametrize("size", [HALF, 100, 320])
-async def test_between_windows_is_looked_while_a_reply_is_sent(size: int, without_echo: Listener, ears: Ears) -> None:
-    pcm = clip("card5").pcm[: 40 * WINDOW]
+@pytest.mark.parametrize("size", [160, HALF, 320, WINDOW, 960])
+async def test_the_latest_is_looked_at_while_a_reply_is_sent(size: int, without_echo: Listener, ears: Ears) -> None:
+    pcm = clip("card5").pcm[: 60 * WINDOW]
     await listen(without_echo, pcm, size)
-    # a packet that brings the end of a window with the half after it is too late to tell of the half before it
-    told = [early for early in between(ears, pcm) if _comes_alone(early.at_ms * 16, size)]
+    told = early(ears, pcm, size)
     await without_echo.until(lambda: len(without_echo.early) == len(told))
     assert without_echo.early == told
     assert without_echo.activity == expected(ears, pcm)
-
-
-def _comes_alone(end: int, size: int) -> bool:
-    return -(-end // size) * size < end + HALF
 
 
 @pytest.mark.parametrize("paced", [None, False])
@@ -314,44 +317,59 @@ async def test_nothing_is_told_early_without_a_reply_or_if_the_client_plays(
 async def test_it_comes_before_the_window_that_ends_after_it(without_echo: Listener) -> None:
     pcm = clip("card5").pcm[: 21 * WINDOW]
     await listen(without_echo, pcm, HALF)
-    await without_echo.until(lambda: len(without_echo.early) == 20)
-    assert [event.at_ms for event in without_echo.events] == [*range(32, 33), *range(48, 673, 16)]
+    await without_echo.until(lambda: len(without_echo.early) == 39)
+    at_ms = [event.at_ms for event in without_echo.events]
+    assert at_ms == sorted(at_ms)
+    assert at_ms == [32, *sorted([*range(64, 673, 16), *range(64, 673, 32)])]
 
 
 async def test_who_has_headphones_is_told_early_although_there_may_be_an_echo(listener: Listener) -> None:
     """Nothing is heard of the first two seconds of a reply."""
     quiet, speech = silence(2.048), clip("card5").pcm[: 30 * WINDOW]
     await listen(listener, np.concatenate([quiet, speech]), HALF)
-    early = [event for event in listener.early if event.at_ms > 2048]
-    assert len(early) > 20
-    assert max(event.speech for event in early) > 0.5
+    told = [event for event in listener.early if event.at_ms > 2048]
+    assert len(told) > 20
+    assert max(event.speech for event in told) > 0.5
 
 
-async def test_a_detector_that_fails_between_windows_costs_nothing_but_that(
+async def test_a_look_that_fails_costs_nothing_but_that(
     without_echo: Listener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pcm = clip("card5").pcm[: 10 * WINDOW]
-    vad, failing = without_echo.hearing._ears.vad, without_echo.hearing._between_state
-    step = vad.step
+    vad = without_echo.hearing._ears.vad
+    peek, count = vad.peek, 0
 
-    def fails(state: VadState, window: Pcm) -> float:
-        if state is failing:
+    def fails_once(state: VadState, latest: Pcm) -> float:
+        nonlocal count
+        count += 1
+        if count == 3:
             raise RuntimeError("no")
-        return step(state, window)
+        return peek(state, latest)
 
-    monkeypatch.setattr(vad, "step", fails)
+    monkeypatch.setattr(vad, "peek", fails_once)
     await listen(without_echo, pcm, HALF)
-    await without_echo.until(lambda: len(without_echo.early) > 5)
+    await without_echo.until(lambda: len(without_echo.early) == 16)
     assert len(without_echo.activity) == 10
-    assert caplog.text.count("voice activity failed between windows") == 1
+    assert caplog.text.count("voice activity failed before its window was full") == 1
 
 
-async def test_a_reset_forgets_what_was_between_windows(without_echo: Listener, ears: Ears) -> None:
+async def test_looking_wakes_the_model_and_changes_no_judgement_of_it(ears: Ears) -> None:
+    """It sleeps while it is quiet; what it is asked to look at it judges with all that it has heard."""
+    quiet, speech = silence(6.4), clip("card5").pcm[: 20 * WINDOW]
+    state, awake = VadState(), VadState()
+    never = SileroVad(model("silero-vad-v6"), gated=False)
+    for window in quiet.reshape(-1, WINDOW):
+        ears.vad.step(state, window)
+        never.step(awake, window)
+        ears.vad.peek(state, np.concatenate([np.zeros(64, np.int16), window]))
+    for window in speech.reshape(-1, WINDOW):
+        assert ears.vad.step(state, window) == pytest.approx(never.step(awake, window), abs=1e-5)
+
+
+async def test_who_is_early_is_told_after_a_reset(without_echo: Listener) -> None:
     pcm = clip("card5").pcm[: 20 * WINDOW]
     await listen(without_echo, pcm, HALF)
-    await without_echo.until(lambda: len(without_echo.early) == 19)
+    await without_echo.until(lambda: len(without_echo.early) == 37)
     without_echo.hearing.reset()
     await listen(without_echo, pcm, HALF)
-    await without_echo.until(lambda: len(without_echo.early) == 39)
-    again = between(ears, np.concatenate([pcm[-WINDOW:], pcm]))
-    assert without_echo.early[19:] == [EarlyActivity(each.at_ms + 608, each.speech, each.level) for each in again]
+    await without_echo.until(lambda: len(without_echo.early) == 77)

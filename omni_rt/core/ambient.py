@@ -1,30 +1,32 @@
-"""How loud it is around the microphone when nobody speaks, and what stands out from that."""
+"""What it sounds like around the microphone when nobody speaks."""
 
 from __future__ import annotations
 
 from collections import deque
+from statistics import median
 
-from omni_rt.core.timeline import WINDOW_MS
+from omni_rt.core.timeline import WINDOW_MS, Activity
 
 _MEMORY = 2048 // WINDOW_MS
-# Of the quietest window in memory.
-_STANDS_OUT = 3.0
 
 
 class Ambient:
-    """Feed `hear` with the level of each window, root mean square out of 32768; None if it is not known."""
+    """Of the latest two seconds. Feed `hear` with each window."""
 
     def __init__(self) -> None:
         self._levels: deque[float] = deque(maxlen=_MEMORY)
+        self._speech: deque[float] = deque(maxlen=_MEMORY)
 
-    def hear(self, level: float | None) -> bool:
-        """Whether this window is far louder than the quietest of the two seconds before it."""
-        if level is None:
-            return False
-        stands_out = self.stands_out(level)
-        self._levels.append(level)
-        return stands_out
+    def hear(self, window: Activity) -> None:
+        self._speech.append(window.speech)
+        if window.level is not None:
+            self._levels.append(window.level)
 
-    def stands_out(self, level: float) -> bool:
-        """The same of a sound that is not remembered."""
-        return bool(self._levels) and level > _STANDS_OUT * min(self._levels)
+    def louder(self, level: float | None) -> float:
+        """How many times as loud a sound is as the quietest window; 0 if that is not known."""
+        return level / max(min(self._levels), 1.0) if level is not None and self._levels else 0.0
+
+    @property
+    def speech(self) -> float:
+        """The probability of speech that a window has, the median; 1 if nothing was heard yet."""
+        return median(self._speech) if self._speech else 1.0

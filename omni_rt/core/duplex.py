@@ -156,21 +156,20 @@ class Duplex:
         if self._turns is None:
             return []
         actions: list[Action] = []
-        likely = self._ducking.weigh(window)
+        worth = self._ducking.hear(window, self.policy.duck_threshold)
         for signal in self._turns.step(window):
             actions += self._on_signal(signal)
         if self._overlap is not None:
             actions += self._judge_overlap(self._overlap, self._turns)
         else:
-            actions += self._duck_early(self._turns, likely)
+            actions += self._duck_early(self._turns, worth)
         return actions or self._judge_idleness(self._turns)
 
     def early_activity(self, sound: EarlyActivity) -> list[Action]:
         """Between two windows: nothing but a duck can come of it, and the next window ends that if it was nothing."""
-        least = self.policy.duck_threshold
-        if self._turns is None or self._overlap is not None or least is None or not self._may_duck:
+        if self._turns is None or self._overlap is not None or not self._may_duck:
             return []
-        return self._ducking.begin() if self._ducking.weigh_early(sound) >= least else []
+        return self._ducking.begin() if self._ducking.hear_early(sound, self.policy.duck_threshold) else []
 
     def score(self, score: EndScore) -> list[Action]:
         """An end-of-turn score asked for with JudgeEnd."""
@@ -330,10 +329,9 @@ class Duplex:
 
     # -- inside: speech over a reply
 
-    def _duck_early(self, turns: TurnDetector, likely: float) -> list[Action]:
+    def _duck_early(self, turns: TurnDetector, worth: bool) -> list[Action]:
         """Before it is known whether it is speech."""
-        least = self.policy.duck_threshold
-        doubtful = least is not None and (likely >= least or turns.doubtful_ms > 0)
+        doubtful = self.policy.duck_threshold is not None and (worth or turns.doubtful_ms > 0)
         if doubtful and self._may_duck:
             return self._ducking.begin()
         return [] if doubtful else self._ducking.end()

@@ -22,7 +22,7 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class EarlyActivity:
-    """The same of 32 ms that end in the middle of a window, at `at_ms`: known sooner, and not always told."""
+    """The same of the 32 ms up to `at_ms`, anywhere in a window: known sooner, and not always told."""
 
     at_ms: int
     speech: float

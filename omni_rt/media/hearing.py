@@ -16,7 +16,7 @@ from omni_rt.core.timeline import SAMPLES_PER_MS, Activity, EarlyActivity, EndSc
 from omni_rt.engine.api import Pcm
 from omni_rt.media.echo import PACED_MS, QUEUED_MS, Echo
 from omni_rt.media.end_of_turn import SPAN_MS, SmartTurn
-from omni_rt.media.vad import WINDOW, WINDOW_MS, SileroVad, VadState
+from omni_rt.media.vad import PEEK, WINDOW, WINDOW_MS, SileroVad, VadState
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,8 @@ _BACKLOG = _BACKLOG_MS // WINDOW_MS
 _DEAF_S = 0.5
 _HISTORY = (SPAN_MS + 2000) // WINDOW_MS
 
-_HALF = WINDOW // 2
-# Between windows is looked while a reply is sent as it is played, until so long after; the model needs a run-up.
+# Before a window is full is looked while a reply is sent as it is played, until so long after.
 _SOUNDING_S = 0.5
-_RUN_UP = 8
 
 
 class Ears:
@@ -67,8 +65,8 @@ class Hearing:
 
     Every 32 ms window is reported as one Activity, in order, whatever happens. Audio may come faster than real time;
     once 300 s wait to be judged, the oldest waiting windows are reported unjudged, with the last known probability,
-    and the log says so. While a reply is sent as it is played, and nothing of it is heard, an EarlyActivity may come
-    between two windows.
+    and the log says so. While a reply is sent as it is played, and nothing of it is heard, an EarlyActivity of the
+    latest 32 ms comes with each piece that is fed.
     """
 
     def __init__(self, ears: Ears, report: Report) -> None:
@@ -79,9 +77,6 @@ class Hearing:
         self._echo: Echo | None = None  # from the first sound that was sent
         self._told: list[Callable[[Echo], None]] = []
         self._fed_at = self._played_at = -math.inf
-        self._between: deque[Pcm] = deque(maxlen=_RUN_UP)
-        self._between_end = 0
-        self._between_state = VadState()
         self._hears_nothing_played = True
         self._rest: Pcm = np.zeros(0, np.int16)
         self._fed = 0
@@ -106,14 +101,12 @@ class Hearing:
         self._rest = samples[whole:]
         for window in samples[:whole].reshape(-1, WINDOW):
             self._fed += WINDOW
-            self._look_between(window[:_HALF], self._fed - _HALF)
             self._history.append(window)
             self._waiting.append(window)
             if len(self._waiting) > _BACKLOG:
                 self._skip()
-            self._judge_next()
-        if len(self._rest) >= _HALF and self._look_between(self._rest[:_HALF], self._fed + _HALF):
-            self._judge_early()
+        self._judge_next()
+        self._judge_early()
 
     def played(self, pcm: Pcm, stream_ms: float, paced: bool) -> None:
         """24 kHz sound of a reply was sent just now; `stream_ms` is its start on the outgoing track. `paced`: it is
@@ -152,7 +145,6 @@ class Hearing:
     def reset(self) -> None:
         """Forget what the detector adapted to (another microphone, a reconnect); the timeline runs on."""
         self._state = VadState()
-        self._forget_between()
         self._forget_echo()
 
     def close(self) -> None:
@@ -196,41 +188,25 @@ class Hearing:
 
         self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
 
-    def _look_between(self, half: Pcm, end: int) -> bool:
-        """Keep the 512 samples up to `end`, in the middle of a window, whose second half is given; False if they are
-        kept already, or the stream has just begun."""
-        if end <= self._between_end or not self._history:
-            return False
-        self._between.append(np.concatenate([self._history[-1][_HALF:], half]))
-        self._between_end = end
-        return True
-
     def _judge_early(self) -> None:
-        """Judge what was kept, if there is reason to, and report the last of it."""
+        """Judge the latest audio, if there is reason to, though it is no whole window."""
         sounding = self._loop.time() - self._played_at < _SOUNDING_S
-        if not sounding or not self._hears_nothing_played or self._waiting:
+        if not sounding or not self._hears_nothing_played or self._waiting or len(self._history) < 2:
             return
-        windows, at_ms = list(self._between), self._between_end // SAMPLES_PER_MS
-        self._between.clear()
-        step, state = self._ears.vad.step, self._between_state
-
-        def judge() -> float:
-            return [step(state, window) for window in windows][-1]
+        latest = np.concatenate([self._history[-2], self._history[-1], self._rest])[-PEEK:]
+        at_ms = (self._fed + len(self._rest)) // SAMPLES_PER_MS
+        # in the thread the window before it, if that is being judged, comes first
 
         def judged(done: asyncio.Future[float]) -> None:
             if done.cancelled() or self._closed:
                 return
             if error := done.exception():
-                logger.error("voice activity failed between windows", exc_info=error)
-                self._forget_between()
+                logger.error("voice activity failed before its window was full", exc_info=error)
                 return
-            self._tell(EarlyActivity(at_ms, done.result(), _level(windows[-1])))
+            self._tell(EarlyActivity(at_ms, done.result(), _level(latest[-WINDOW:])))
 
-        self._loop.run_in_executor(self._ears.activity_thread, judge).add_done_callback(judged)
-
-    def _forget_between(self) -> None:
-        self._between_state = VadState()
-        self._between.clear()
+        judging = self._loop.run_in_executor(self._ears.activity_thread, self._ears.vad.peek, self._state, latest)
+        judging.add_done_callback(judged)
 
     def _forget_echo(self) -> None:
         self._echo = None

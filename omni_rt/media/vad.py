@@ -18,6 +18,7 @@ WINDOW = 512
 WINDOW_MS = WINDOW * 1000 // RATE
 
 _CONTEXT = 64
+PEEK = _CONTEXT + WINDOW
 _GATE_FRAME = RATE // 100
 _GATE_MODE = 0  # the mode that misses least
 
@@ -70,13 +71,25 @@ class SileroVad:
         state.calm = state.calm + 1 if speech < _CALM else 0
         return speech
 
+    def peek(self, state: VadState, latest: Pcm) -> float:
+        """The same of the latest `PEEK` samples, of which `step` may have taken some; they are not remembered.
+
+        The model catches up with what it has slept through."""
+        while state.slept:
+            self._evaluate(state, state.slept.popleft())
+        return self._run(state, np.multiply(latest[None], np.float32(1 / 32768), dtype=np.float32))[0]
+
     def _evaluate(self, state: VadState, window: Pcm) -> float:
         samples = state.samples
         samples[0, :_CONTEXT] = samples[0, WINDOW:]
         np.multiply(window, np.float32(1 / 32768), out=samples[0, _CONTEXT:])
-        speech, state.memory = self._session.run(None, {"input": samples, "state": state.memory, "sr": self._rate})
+        speech, state.memory = self._run(state, samples)
         state.evaluated += 1
-        return float(speech[0, 0])
+        return speech
+
+    def _run(self, state: VadState, samples: npt.NDArray[np.float32]) -> tuple[float, npt.NDArray[np.float32]]:
+        speech, memory = self._session.run(None, {"input": samples, "state": state.memory, "sr": self._rate})
+        return float(speech[0, 0]), memory
 
 
 def _sounds(gate: webrtcvad.Vad, window: Pcm) -> bool:

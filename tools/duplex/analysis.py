@@ -24,16 +24,16 @@ _WORDS_MATTER = ("wait", "backchannel", "cough", "interruption", "typing", "crow
 
 @dataclass(slots=True)
 class Analysis:
-    """Of one conversation. `duck_ms`: from the onset of an overlap to the first softer packet, where the reply's gain
-    can be told. `resumed`: of replies that were said to their end although something was said over them, in a known
-    voice. `words_off`: of replies that were heard whole, by whether something was said over them. `heard_text_errors`:
-    of replies that were cut."""
+    """Of one conversation. `duck_ms`: of each overlap, from its onset to the first softer packet, None where its gain
+     cannot be told. `resumed`: of replies that were said to their end although something was said over them, in a
+    known voice. `words_off`: of replies that were heard whole, by whether something was said over them.
+    `heard_text_errors`: of replies that were cut."""
 
     recording: Recording
     replies: list[HeardReply]
     turns: list[TurnOutcome]
     overlaps: list[OverlapOutcome]
-    duck_ms: list[float] = field(default_factory=list)
+    duck_ms: list[float | None]
     resumed: list[Continuity] = field(default_factory=list)
     words_off: list[tuple[bool, int]] = field(default_factory=list)
     heard_text_errors: list[int] = field(default_factory=list)
@@ -53,11 +53,11 @@ def analyse(
         found,
         turn_outcomes(recording, found),
         overlaps,
+        [None if speak is None else _duck_ms(overlap, speak) for overlap in overlaps],
         holes=sum(map(holes, found)),
         concealed_ms=sum(len(sound.pcm) for sound in sounds if sound.concealed) * 1000 / OUTPUT_RATE,
     )
     if speak is not None:
-        analysis.duck_ms.extend(ms for overlap in overlaps if (ms := _duck_ms(overlap, speak)) is not None)
         kept = {overlap.reply.id: overlap.reply for overlap in overlaps if not overlap.reply.cleared}
         told = [continuity(reply, speak) for reply in kept.values()]
         analysis.resumed.extend(each for each in told if each is not None)

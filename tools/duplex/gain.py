@@ -29,8 +29,8 @@ _BEFORE = 40
 _BLOCKS = 4
 # A packet is ducked below this gain, and one in full voice is not below the other.
 DUCKED, FULL = 0.6, 0.75
-# When it happened is not known better than this where the voice pauses.
-_LONGEST_GAP_S = 0.07
+# Where the voice pauses for more than a packet it is not known when in the pause it happened.
+_LONGEST_GAP_S = 0.05
 _PACKET_S = FRAME_MS / 1000
 
 

@@ -87,7 +87,7 @@ def _interruption_rows(analyses: Sequence[Analysis]) -> list[Row]:
     return [
         _rate("interruption_obeyed", [not overlap.kept for overlap in overlaps]),
         Row.of("stop_time", "ms", [overlap.stop_ms for overlap in overlaps if overlap.stop_ms is not None]),
-        Row.of("duck_time", "ms", [ms for each in analyses for ms in each.duck_ms]),
+        Row.of("duck_time", "ms", [ms for each in analyses for ms in each.duck_ms if ms is not None]),
         Row("interruption_skipped", "count", len(overlaps), value=_skipped(analyses, "interruption")),
     ]
 
@@ -205,8 +205,13 @@ def _told(analysis: Analysis) -> dict[str, Any]:
             for turn in analysis.turns
         ],
         "overlaps": [
-            {"said": overlap.said.name, "kept": overlap.kept, "stop_ms": _rounded(overlap.stop_ms)}
-            for overlap in analysis.overlaps
+            {
+                "said": overlap.said.name,
+                "kept": overlap.kept,
+                "duck_ms": _rounded(duck_ms),
+                "stop_ms": _rounded(overlap.stop_ms),
+            }
+            for overlap, duck_ms in zip(analysis.overlaps, analysis.duck_ms, strict=True)
         ],
         "replies": [
             {"text": reply.text, "kept": reply.kept, "status": reply.status} for reply in analysis.replies
