@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from omni_rt.core.overheard import classify
 from omni_rt.engine.api import INPUT_RATE, Pcm
+from omni_rt.engine.local import asr
 from omni_rt.engine.local.asr import Recogniser
 from omni_rt.engine.local.spotting import Spotted, tokens_of
 from omni_rt.models.manifest import ASR
@@ -37,7 +41,7 @@ def as_overheard(clip: Clip, seed: int) -> Pcm:
     return noisy(clip.pcm[max(0, clip.onset - BEFORE) : clip.offset + AFTER][: INPUT_RATE * 3 // 2], seed)
 
 
-def noisy(pcm: Pcm, seed: int) -> Pcm:
+def noisy(pcm: npt.NDArray[Any], seed: int) -> Pcm:
     return in_room(pcm, np.random.default_rng(seed))
 
 
@@ -54,6 +58,22 @@ def test_a_phrase_that_the_recogniser_was_not_sure_of_is_found(
     heard = [as_overheard(clips[name], seed) for name in ("stop_slt", "hold_on_slt") for seed in SEEDS]
     monkeypatch.setattr(recogniser._spotter, "spot", lambda *_: Spotted())
     assert any(classify(recogniser.overhear(pcm), "en") != "stop" for pcm in heard)
+
+
+def test_a_phrase_is_found_that_is_heard_only_with_more_silence_around(
+    recogniser: Recogniser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = spoken("Hush.")
+    loud = np.flatnonzero(np.abs(said) > 300)
+    clip = said[max(0, loud[0] - BEFORE) : loud[-1] + AFTER]
+    soft = [noisy(clip * gain, seed) for gain in (0.1, 0.03) for seed in range(6)]
+
+    def found() -> int:
+        return sum(classify(recogniser.overhear(pcm), "en") == "stop" for pcm in soft)
+
+    twice = found()
+    monkeypatch.setattr(asr, "_MORE_AROUND", asr._AROUND_CLIP)
+    assert twice >= found() + 2
 
 
 @pytest.mark.parametrize("name", ["right_rms", "right_awb", "yeah_awb", "oh_letter", "mm_hm_1", "mm_hm_3"])

@@ -23,7 +23,6 @@ from omni_rt.config import cache_dir
 from omni_rt.core.overheard import classify
 from omni_rt.engine.api import INPUT_RATE, Pcm
 from omni_rt.engine.local.asr import Recogniser
-from omni_rt.engine.local.spotting import Spotted, Spotter
 from omni_rt.models.manifest import ASR
 from omni_rt.models.store import ModelStore
 from omni_rt.session.overhearing import BEFORE_MS
@@ -38,15 +37,6 @@ _KINDS = ("interruption", "backchannel", "cough", "typing")
 _MEANINGS = ("stop", "words", "backchannel", "nothing")
 _CROWDS, _CROWD_S = 20, 7.0
 _CROWD_AT_MS, _CROWD_LENGTHS_MS = (500, 1000, 2000, 3500, 5000), (400, 650, 900)
-
-
-class _Deaf(Spotter):
-    """Finds nothing."""
-
-    def __init__(self) -> None: ...
-
-    def spot(self, *_: object) -> Spotted:
-        return Spotted()
 
 
 def pieces() -> Iterator[tuple[str, Pcm]]:
@@ -79,14 +69,12 @@ def _cut(clip: Clip, after_ms: int | None) -> Pcm:
 
 def measure(recogniser: Recogniser) -> list[Row]:
     heard = list(pieces())
-    spotter = recogniser._spotter
     rows: list[Row] = []
-    for prefix, used in (("", spotter), ("alone_", _Deaf())):
-        recogniser._spotter = used
+    for prefix, spotting in (("", True), ("alone_", False)):
         meanings, took = defaultdict[str, list[str]](list), defaultdict[str, list[float]](list)
         for name, pcm in heard:
             begun = time.perf_counter()
-            meanings[name].append(classify(recogniser.overhear(pcm), "en"))
+            meanings[name].append(classify(recogniser.overhear(pcm, spotting=spotting), "en"))
             took[name].append((time.perf_counter() - begun) * 1000)
         for name, found in meanings.items():
             for meaning in _MEANINGS:

@@ -14,7 +14,7 @@ import webrtcvad
 
 from omni_rt.core.overheard import classify
 from omni_rt.engine.api import INPUT_RATE, EngineError, Pcm
-from omni_rt.engine.local.spotting import Spotter, Tokens
+from omni_rt.engine.local.spotting import Spotted, Spotter, Tokens
 
 Samples = npt.NDArray[np.float32]
 
@@ -30,8 +30,8 @@ _SURE = -0.9
 # spotting.py) are a voice's down to the other.
 _SURE_OF_CLIP, _SURE_APART = -0.7, -1.0
 # Silence around a clip. With less of it a short word is heard several times over, or not at all; with more, noise
-# becomes words.
-_AROUND_CLIP = INPUT_RATE * 3 // 20
+# becomes words. What asks for quiet is looked for with more of it, too.
+_AROUND_CLIP, _MORE_AROUND = INPUT_RATE * 3 // 20, INPUT_RATE // 4
 # In a clip that is not longer, of whose words the model is less sure than that, or that are so few, what is often said
 # over a reply is looked for.
 _SPOTTED, _DOUBTLESS, _FEW_WORDS = INPUT_RATE * 7 // 4, -0.5, 4
@@ -91,25 +91,39 @@ class Recogniser:
         written = self._write(self._listen(samples), draft)
         return Recognised(self._believed(written, _SURE), tuple(written.tokens))
 
-    def overhear(self, pcm: Pcm) -> str:
-        """The words of a clip of at most some seconds, or what is often said over a reply and sounds like them; empty
-        if there are none, or a crowd's."""
+    def overhear(self, pcm: Pcm, *, spotting: bool = True) -> str:
+        """The words of a clip of at most some seconds, or (`spotting`) what is often said over a reply and sounds like
+        them; empty if there are none, or a crowd's."""
         samples = _samples(pcm)
         if not has_speech(samples):
             return ""
         sound = self._listen(np.pad(samples, _AROUND_CLIP))
         written = self._write(sound)
         text = self._believed(written, _SURE_OF_CLIP)
+        if not spotting or len(samples) > _SPOTTED:
+            return text
+        text = self._spotted(text, sound, written)
+        if classify(text, "en") not in ("nothing", "backchannel"):
+            return text
+        sound = self._listen(np.pad(samples, _MORE_AROUND))
+        return self._spot(sound, self._write(sound)).phrase or text
+
+    def _spotted(self, text: str, sound: _Sound, written: _Written) -> str:
         few = classify(text, "en") == "words" and len(text.split()) <= _FEW_WORDS
         doubtful = written.sure < _DOUBTLESS
-        if len(samples) > _SPOTTED or not (few or doubtful) or not written.whole:
+        if not (few or doubtful):
             return text
-        found = self._spotter.spot(written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each))
+        found = self._spot(sound, written)
         if few and found.murmur:
             return found.murmur
         if found.phrase and doubtful:
             return found.phrase
         return text or (self._believed(written, _SURE_APART) if found.apart else "")
+
+    def _spot(self, sound: _Sound, written: _Written) -> Spotted:
+        if not written.whole:
+            return Spotted()
+        return self._spotter.spot(written.first, sum(written.sureness), lambda each: self._likelihoods(sound, each))
 
     def warm_up(self) -> None:
         self._write(self._listen(np.zeros(INPUT_RATE, np.float32)))
