@@ -26,6 +26,7 @@ from omni_rt.transport.caller import CallError
 from tools.duplex.analysis import Analysis, analyse
 from tools.duplex.clips import FOLDER, for_tuning, held_out, read_clips
 from tools.duplex.gain import local_speech
+from tools.duplex.heard_words import transcript
 from tools.duplex.play import play
 from tools.duplex.policies import OURS, PEERS, Policy
 from tools.duplex.recording import Recording
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--url", default="", help="of a server that runs already, in place of our own")
     parser.add_argument("--policy-url", default="", help="of one that runs with the peers' policy")
     parser.add_argument("--no-policy", action="store_true", help="leave the peers' policy out")
+    parser.add_argument("--times-only", action="store_true", help="leave out what the local engine's models tell")
     parser.add_argument("--set", dest="overrides", nargs="+", default=[], metavar="section.key=value", help="for both")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="a timeline of each conversation goes there")
     parser.add_argument("--recordings", type=Path, metavar="DIR", help="both channels and all events go there")
@@ -110,10 +112,10 @@ async def _record(
 
 
 def _analyse(arguments: argparse.Namespace, recordings: Sequence[Recording]) -> list[Analysis]:
-    speak = local_speech()
+    speak, hear = (None, None) if arguments.times_only else (local_speech(), transcript)
     found = []
     for recording in recordings:
-        analysis = analyse(recording, speak)
+        analysis = analyse(recording, speak, hear)
         found.append(analysis)
         if arguments.pictures is not None:
             path = arguments.pictures / f"{recording.scene}-{recording.policy}.svg"

@@ -364,9 +364,9 @@ class Link:
         assert self._process.stderr is not None
         with io.TextIOWrapper(self._process.stderr, encoding="utf-8", errors="replace") as lines:
             for line in lines:
+                self._last_line = line.strip() or self._last_line
                 with suppress(OSError, ValueError):  # whatever becomes of it, the worker must not wait for us
                     print(f"[worker {self.pid}] {line}", end="", file=sys.stderr, flush=True)
-                self._last_line = line.strip() or self._last_line
 
 
 class Inbox:

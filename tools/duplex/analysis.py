@@ -42,9 +42,12 @@ class Analysis:
 
 
 def analyse(
-    recording: Recording, speak: Callable[[str], Pcm] | None, hear: Callable[[HeardReply], Sequence[str]] = transcript
+    recording: Recording,
+    speak: Callable[[str], Pcm] | None,
+    hear: Callable[[HeardReply], Sequence[str]] | None = transcript,
 ) -> Analysis:
-    """`speak` is the voice of the replies, if it is known, and `hear` tells the words of a reply's sound."""
+    """`speak` is the voice of the replies, if it is known, and `hear` tells the words of a reply's sound, if they
+    matter."""
     found = replies(recording)
     overlaps = overlap_outcomes(recording, found)
     sounds = [sound for reply in found for sound in reply.sounds]
@@ -61,7 +64,7 @@ def analyse(
         kept = {overlap.reply.id: overlap.reply for overlap in overlaps if not overlap.reply.cleared}
         told = [continuity(reply, speak) for reply in kept.values()]
         analysis.resumed.extend(each for each in told if each is not None)
-    if recording.group in _WORDS_MATTER:
+    if hear is not None and recording.group in _WORDS_MATTER:
         _compare_words(analysis, hear)
     return analysis
 

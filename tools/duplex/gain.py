@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from omni_rt.engine.api import Pcm
 from omni_rt.engine.local.clauses import ClauseCutter
-from omni_rt.engine.local.tts import Voice
 from omni_rt.media.reply_queue import FRAME_MS
 from tools.duplex.replies import HeardReply
 
@@ -72,6 +71,8 @@ class Gains:
 
 def local_speech() -> Callable[[str], Pcm]:
     """The local engine's default voice, clause by clause as a reply is spoken."""
+    from omni_rt.engine.local.tts import Voice  # machines that run another engine lack it
+
     voice = Voice("heart")
 
     def speak(text: str) -> Pcm:
