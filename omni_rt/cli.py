@@ -113,7 +113,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         settings = _settings(arguments)
         key_ring(settings.server)
         names = needed(settings)
-        if settings.engine.kind == "local" and is_gguf_path(settings.local.chat_model):
+        if settings.uses_local and is_gguf_path(settings.local.chat_model):
             store.chat_model(settings.local.chat_model)
         fetch(store, map(find, names), settings.models, sys.stderr)
     except (ConfigError, KeysError, UnknownModel, ModelMissing) as error:

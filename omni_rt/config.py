@@ -101,6 +101,11 @@ class ServerSettings(Section):
 class EngineSettings(Section):
     kind: Literal["local", "qwen3_omni"] = Field("local", description="which engine answers")
     restart_limit: int = Field(3, ge=0, le=100, description="worker restarts within a minute before giving up")
+    witness: Literal["none", "local"] = Field(
+        "none",
+        description="local: the local engine listens too and tells, by English words, whether a turn is over; for "
+        "qwen3_omni, which cannot tell",
+    )
 
 
 class LocalSettings(Section):
@@ -216,6 +221,16 @@ class Settings(Section):
     turn: TurnSettings = TurnSettings()
     media: MediaSettings = MediaSettings()
     models: ModelSettings = ModelSettings()
+
+    @property
+    def has_witness(self) -> bool:
+        """Whether the local engine runs as a witness."""
+        return self.engine.witness == "local" and self.engine.kind != "local"
+
+    @property
+    def uses_local(self) -> bool:
+        """Whether the local engine runs, be it as a witness."""
+        return self.engine.kind == "local" or self.has_witness
 
 
 def cache_dir() -> Path:

@@ -136,7 +136,7 @@ def _models(settings: Settings, store: ModelStore, names: Sequence[str]) -> Iter
             lines = ("omni-rt doctor --fetch gets it", *store.by_hand(model))
             level: Level = "missing" if name in required else "warning"
             yield Finding(group, name, level, f"{state.value}; {model.purpose}", "\n".join(lines))
-    if settings.engine.kind == "local" and is_gguf_path(settings.local.chat_model):
+    if settings.uses_local and is_gguf_path(settings.local.chat_model):
         try:
             path = store.chat_model(settings.local.chat_model)
         except ModelMissing as error:
@@ -249,7 +249,7 @@ def _machine(settings: Settings, store: ModelStore) -> Iterator[Finding]:
         need = _BASE_MEMORY + _chat_bytes(settings, store)
         low = memory < need
         text = f"{memory / 1e9:.1f} GB available; serving takes about {need / 1e9:.1f} GB"
-        remedy = "--small needs less" if low and settings.engine.kind == "local" else ""
+        remedy = "--small needs less" if low and settings.uses_local else ""
         yield Finding("machine", "memory", "warning" if low else "ok", text, remedy)
     there = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     yield Finding("machine", "disk", "ok", f"{shutil.disk_usage(there).free / 1e9:.1f} GB free at {there}")
@@ -267,7 +267,7 @@ def _machine(settings: Settings, store: ModelStore) -> Iterator[Finding]:
 
 
 def _chat_bytes(settings: Settings, store: ModelStore) -> int:
-    if settings.engine.kind != "local":
+    if not settings.uses_local:
         return 0
     spec = settings.local.chat_model
     path = Path(spec) if is_gguf_path(spec) else store.target(find(spec))

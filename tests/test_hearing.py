@@ -366,10 +366,12 @@ async def test_looking_wakes_the_model_and_changes_no_judgement_of_it(ears: Ears
         assert ears.vad.step(state, window) == pytest.approx(never.step(awake, window), abs=1e-5)
 
 
-async def test_who_is_early_is_told_after_a_reset(without_echo: Listener) -> None:
+async def test_after_a_reset_nothing_of_before_counts(without_echo: Listener, ears: Ears) -> None:
     pcm = clip("card5").pcm[: 20 * WINDOW]
     await listen(without_echo, pcm, HALF)
     await without_echo.until(lambda: len(without_echo.early) == 37)
     without_echo.hearing.reset()
     await listen(without_echo, pcm, HALF)
     await without_echo.until(lambda: len(without_echo.early) == 77)
+    again = [replace(each, at_ms=each.at_ms + 640) for each in early(ears, pcm, HALF)]
+    assert without_echo.early[40:] == again

@@ -26,9 +26,11 @@ from omni_rt.engine.api import (
 )
 from omni_rt.engine.local.engine import LocalEngine
 from omni_rt.engine.local.session import LocalSession
+from omni_rt.engine.witness import WitnessedEngine
 from omni_rt.models.manifest import CHAT_SMALL
 from omni_rt.models.store import ModelStore
 from tests.support.local import Listener, Made, at_rest, collect, hear, photo, sign, spoken, to_input_rate
+from tests.support.scripted import ScriptedEngine
 from tests.support.server import THREADS
 from tests.support.speech import clip, silence
 
@@ -582,6 +584,7 @@ async def test_a_sentence_that_breaks_off_is_told_from_a_whole_one(open_session:
         judged = await collect(session.respond(RespondOptions(1, audio=False, judge_ending=True)))
         (ending,) = listener.endings
         assert ending.item_id == "said"
+        assert ending.probability is not None
         endings[said] = ending.probability
         session.close()
         other, silent = await open_session()
@@ -609,3 +612,29 @@ async def test_nothing_said_is_not_judged(open_session: Open) -> None:
     session.commit("said")
     await collect(session.respond(RespondOptions(1, audio=False, judge_ending=True)))
     assert (listener.finals, listener.endings) == ({"said": ""}, [])
+
+
+async def test_as_a_witness_it_tells_another_engine_how_turns_end(engine: LocalEngine) -> None:
+    """Twice each, in one conversation: a turn before changes nothing."""
+    both = WitnessedEngine(ScriptedEngine(), engine)
+    listener = Listener()
+    session = await both.open("test", SessionSettings(), listener)
+    said = ("What is the capital of France?", "I would like to know what the")
+    for number, words in enumerate(said * 2):
+        hear(session, np.concatenate([spoken(words), silence(0.3)]))
+        session.mark()
+        session.commit(f"said {number}")
+        await collect(session.respond(RespondOptions(number, audio=False, judge_ending=True)))
+        async with asyncio.timeout(60):
+            while len(listener.endings) <= number:
+                await asyncio.sleep(0.01)
+    session.close()
+    assert [(ending.words or "").lower().rstrip(".?,") for ending in listener.endings[:2]] == [
+        "what is the capital of france",
+        "i would like to know what the",
+    ]
+    judged = [ending.probability for ending in listener.endings if ending.probability is not None]
+    whole, broken, again, broken_again = judged
+    assert (again, broken_again) == (pytest.approx(whole, rel=0.2), pytest.approx(broken, rel=0.2))
+    assert whole > 0.2
+    assert broken < 0.01

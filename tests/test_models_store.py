@@ -70,6 +70,8 @@ def test_what_settings_need() -> None:
     hub = validate({"local": {"chat_model": "hub:owner/repo/some/file.gguf"}})
     assert needed(hub)[0] == "hub:owner/repo/some/file.gguf"
     assert needed(validate({"engine": {"kind": "qwen3_omni"}})) == HEARING
+    witnessed = validate({"engine": {"kind": "qwen3_omni", "witness": "local"}, "local": {"chat_model": CHAT_SMALL}})
+    assert needed(witnessed) == (CHAT_SMALL, *ASR, *HEARING)
 
 
 def test_the_tokenizer_for_random_weights_is_in_no_set_that_settings_need() -> None:

@@ -174,6 +174,18 @@ async def test_speculation_is_heard_only_after_the_decision() -> None:
     await stage.session.close("test over")
 
 
+async def test_a_reply_that_is_given_up_before_it_was_asked_for_is_not_asked_for() -> None:
+    """Hearing that was behind reports the pause and what follows it at once."""
+    stage = await open_stage(speculate_ms=96, complete_score=0.95)
+    stage.ears[0].score = 0.1
+    stage.hear(1000, True)
+    stage.hear(200, False)
+    stage.hear(500, True)
+    await stage.settle()
+    assert stage.model.names() == ["mark", "commit", "cancel", "rollback"]
+    await stage.session.close("test over")
+
+
 @pytest.mark.parametrize(("ending", "after_ms"), [(0.6, 96), (0.02, 1024), (0.00001, 1000), (None, 500)])
 async def test_words_that_may_go_on_keep_the_turn_open(ending: float | None, after_ms: int) -> None:
     """However complete they sound; words that are not judged in time do not."""

@@ -1,4 +1,4 @@
-"""What it sounds like around the microphone when nobody speaks."""
+"""What was heard of late, which a new sound is held against."""
 
 from __future__ import annotations
 

@@ -179,11 +179,14 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How likely the words of a committed utterance, 0 to 1, end a sentence; told with the same words as its final
-    Transcript, after that."""
+    """How likely the words of a committed utterance, 0 to 1, end a sentence; None if that is not known, nor will be.
+
+    Without `words` they are those of its final Transcript, and told after that.
+    """
 
     item_id: str
-    probability: float
+    probability: float | None
+    words: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Hearing:
     Every 32 ms window is reported as one Activity, in order, whatever happens. Audio may come faster than real time;
     once 300 s wait to be judged, the oldest waiting windows are reported unjudged, with the last known probability,
     and the log says so. While a reply is sent as it is played, and nothing of it is heard, an EarlyActivity of the
-    latest 32 ms comes with each piece that is fed.
+    latest 32 ms comes with each piece that is fed, unless windows wait.
     """
 
     def __init__(self, ears: Ears, report: Report) -> None:
@@ -103,8 +103,10 @@ class Hearing:
             self._fed += WINDOW
             self._history.append(window)
             self._waiting.append(window)
-            if len(self._waiting) > _BACKLOG:
+            if len(self._waiting) > _BACKLOG and self._judging:
                 self._skip()
+            elif len(self._waiting) >= _BATCH:
+                self._judge_next()
         self._judge_next()
         self._judge_early()
 
@@ -195,7 +197,7 @@ class Hearing:
             return
         latest = np.concatenate([self._history[-2], self._history[-1], self._rest])[-PEEK:]
         at_ms = (self._fed + len(self._rest)) // SAMPLES_PER_MS
-        # in the thread the window before it, if that is being judged, comes first
+        # in the thread the window before it, if that is being judged, comes first, and is told first
 
         def judged(done: asyncio.Future[float]) -> None:
             if done.cancelled() or self._closed:
@@ -203,7 +205,8 @@ class Hearing:
             if error := done.exception():
                 logger.error("voice activity failed before its window was full", exc_info=error)
                 return
-            self._tell(EarlyActivity(at_ms, done.result(), _level(latest[-WINDOW:])))
+            if self._hears_nothing_played:
+                self._tell(EarlyActivity(at_ms, done.result(), _level(latest[-WINDOW:])))
 
         judging = self._loop.run_in_executor(self._ears.activity_thread, self._ears.vad.peek, self._state, latest)
         judging.add_done_callback(judged)

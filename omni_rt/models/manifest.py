@@ -105,10 +105,14 @@ def is_gguf_path(spec: str) -> bool:
 
 def needed(settings: Settings) -> tuple[str, ...]:
     """Names of the model files that serving with these settings takes, the largest first."""
-    if settings.engine.kind == "qwen3_omni":
-        return (*((QWEN_TOKENIZER,) if settings.qwen.weights.startswith("random:") else ()), *HEARING)
-    chat = () if is_gguf_path(settings.local.chat_model) else (find(settings.local.chat_model).name,)
-    return (*chat, *ASR, *HEARING, *(EYES if settings.local.eyes else ()))
+    names = list(HEARING)
+    if settings.uses_local:
+        chat = [] if is_gguf_path(settings.local.chat_model) else [find(settings.local.chat_model).name]
+        eyes = EYES if settings.local.eyes and not settings.has_witness else ()
+        names = [*chat, *ASR, *names, *eyes]
+    if settings.engine.kind == "qwen3_omni" and settings.qwen.weights.startswith("random:"):
+        names.append(QWEN_TOKENIZER)
+    return tuple(names)
 
 
 def _pieces(packages: str, version: str, member: str, size: int, last: int, hashes: Iterable[str]) -> tuple[Part, ...]:

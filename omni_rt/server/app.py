@@ -20,8 +20,9 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from omni_rt.config import Settings, cache_dir
-from omni_rt.engine.api import EngineError
+from omni_rt.engine.api import Engine, EngineError
 from omni_rt.engine.remote import RemoteEngine
+from omni_rt.engine.witness import WitnessedEngine, witness_settings
 from omni_rt.media.hearing import Ears, Hearing, Report
 from omni_rt.models.store import ModelMissing, ModelStore
 from omni_rt.server import dashscope
@@ -56,10 +57,15 @@ class Server:
         """Raises KeysError when the keys cannot be used, or are missing where others reach the server."""
         self.settings = settings
         self.engine = RemoteEngine(settings)
+        self.witness: RemoteEngine | None = None
+        self._serving: Engine = self.engine
+        if settings.has_witness:
+            self.witness = RemoteEngine(witness_settings(settings))
+            self._serving = WitnessedEngine(self.engine, self.witness)
         self.metrics = Metrics()
         self._ears: Ears | None = None
         self.door = Door(settings.server)
-        self.calls = Calls(settings, self.engine, self._listen, self.metrics, self.door.ephemeral)
+        self.calls = Calls(settings, self._serving, self._listen, self.metrics, self.door.ephemeral)
         self.app = Starlette(
             routes=[
                 *api_routes(self.calls, self.door),
@@ -76,12 +82,12 @@ class Server:
         store = ModelStore(cache_dir())
         vad, smart_turn = (store.path(name) for name in ("silero-vad-v6", "smart-turn-v3.2"))
         self._ears = await asyncio.to_thread(Ears.load, vad, smart_turn, self.settings.media.echo)
-        await self.engine.start()
+        await self._serving.start()
 
     async def stop(self) -> None:
         """End all sessions and the engine's worker."""
         await self.calls.places.close("the server is shutting down")
-        await self.engine.close()
+        await self._serving.close()
         if self._ears is not None:
             self._ears.close()
 
@@ -106,6 +112,8 @@ class Server:
             "sessions": len(self.calls.places),
             "max_sessions": self.settings.server.max_sessions,
         }
+        if self.witness is not None:
+            body["witness"] = self.witness.health.state
         return JSONResponse(body, 200 if health.state == "ready" else 503)
 
     async def show_metrics(self, _: Request) -> Response:

@@ -275,6 +275,8 @@ class Replies:
             return
         try:
             engine = self._link.session or await self._link.wait()
+            if reply.stopped:  # before it was asked for
+                return
             async for chunk in engine.respond(reply.options):
                 self._take(reply, chunk)
         except EngineError as error:

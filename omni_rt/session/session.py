@@ -63,7 +63,8 @@ SILENCE_PEAK = 16
 @dataclass(slots=True)
 class Utterance:
     """The user's open turn. While `held_ms` is set a reply is being prepared and nothing is fed past that place;
-    `understood` is the final transcript then, for when the turn does end there. `told`: the client knows of it."""
+    `understood` is the final transcript then, for when the turn does end there, and how its words end has been told if
+    `judged`. `told`: the client knows of the turn."""
 
     item_id: str
     from_ms: int
@@ -71,6 +72,12 @@ class Utterance:
     told: bool = False
     held_ms: int | None = None
     understood: Transcript | None = None
+    judged: bool = False
+
+    def go_on(self) -> None:
+        """It was a pause, or what was prepared is lost."""
+        self.held_ms = self.understood = None
+        self.judged = False
 
 
 class Session:
@@ -224,8 +231,9 @@ class Session:
             if utterance.held_ms is None:
                 return  # of a reply that was given up: the person has gone on
             utterance.understood = transcript
-            more = self.capabilities.judges_endings and bool(transcript.text)
-            self._judge_words(transcript, None, final=not more)
+            if not utterance.judged:
+                more = self.capabilities.judges_endings and bool(transcript.text)
+                self._judge_words(self._words_of(transcript), None, final=not more)
             return
         self._transcripts.take(transcript, self.wire.audio.input.transcription is not None)
 
@@ -233,12 +241,18 @@ class Session:
         utterance = self._utterance
         if utterance is None or utterance.held_ms is None or ending.item_id != utterance.item_id:
             return
-        if utterance.understood is not None:
-            self._judge_words(utterance.understood, ending.probability)
+        words = ending.words
+        if utterance.understood is not None and (utterance.understood.text or words is None):
+            words = self._words_of(utterance.understood)
+        utterance.judged = ending.probability is not None or words is not None
+        self._judge_words(words, ending.probability)
 
-    def _judge_words(self, transcript: Transcript, ending: float | None, *, final: bool = True) -> None:
-        known = self.capabilities.transcribes and not transcript.error
-        words = Words(completeness(transcript.text, self._language) if known else "open", ending)
+    def _words_of(self, transcript: Transcript) -> str | None:
+        """None if nothing is known of them."""
+        return transcript.text if self.capabilities.transcribes and not transcript.error else None
+
+    def _judge_words(self, text: str | None, ending: float | None, *, final: bool = True) -> None:
+        words = Words("open" if text is None else completeness(text, self._language), ending)
         self.act(self.duplex.understood(words, final=final))
 
     def on_error(self, error: EngineError) -> None:
@@ -248,7 +262,7 @@ class Session:
         self.events.error(WireError(error.code, f"{error} It is being restarted.", kind="server_error"))
         self.link.lost()
         if self._utterance is not None:
-            self._utterance.held_ms = self._utterance.understood = None
+            self._utterance.go_on()
         self.act(self.duplex.engine_lost())
 
     def rebuild_context(self) -> None:
@@ -396,7 +410,7 @@ class Session:
         if utterance is None or utterance.held_ms is None:
             return
         missed = self._log.slice(utterance.held_ms)
-        utterance.held_ms = utterance.understood = None
+        utterance.go_on()
         if engine is not None and mark is not None:
             engine.rollback(mark)
             engine.append_audio(missed)

@@ -4,7 +4,7 @@ that hear what a test says, and a transport that keeps what was sent. Real ones 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,20 +141,28 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.sessions: list[ScriptedEngineSession] = []
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return Capabilities(
+        self.capabilities = Capabilities(
             "scripted", ("tone", "bell"), ("en",), True, True, 4096, 8, overhears=True, judges_endings=True
         )
+        self.refuses: EngineError | None = None
+        """what `start` and `open` raise"""
+        self.prepare: Callable[[ScriptedEngineSession], None] = lambda _: None
+        """what each new session is done to"""
+        self.closed = False
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        if self.refuses is not None:
+            raise self.refuses
 
     async def open(self, session_id: str, settings: SessionSettings, listener: EngineListener) -> ScriptedEngineSession:
+        if self.refuses is not None:
+            raise self.refuses
         self.sessions.append(ScriptedEngineSession(listener))
+        self.prepare(self.sessions[-1])
         return self.sessions[-1]
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self.closed = True
 
 
 class ScriptedEars:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from omni_rt.config import Settings, validate
+from omni_rt.engine.api import Engine
+from omni_rt.engine.witness import WitnessedEngine
 from omni_rt.realtime.settings import WireSession
 from omni_rt.session.commands import read_events
 from omni_rt.session.session import Session
@@ -20,10 +23,14 @@ from tests.support.scripted import KeptTransport, ScriptedEars, ScriptedEngine, 
 class Stage:
     """A session between stand-ins."""
 
-    def __init__(self, settings: Settings, server_plays: bool = True) -> None:
+    def __init__(self, settings: Settings, server_plays: bool = True, witness: ScriptedEngine | None = None) -> None:
         self.engine = ScriptedEngine()
         self.ears: list[ScriptedEars] = []
-        self.session = Session("s", settings, self.engine, self._hearing, WireSession(id="s", model="m"))
+        engine: Engine = self.engine
+        if witness is not None:
+            self.engine.capabilities = replace(self.engine.capabilities, judges_endings=False)
+            engine = WitnessedEngine(self.engine, witness)
+        self.session = Session("s", settings, engine, self._hearing, WireSession(id="s", model="m"))
         self.transport = KeptTransport(self.session, server_plays)
 
     def _hearing(self, tell: Any) -> ScriptedEars:
@@ -72,9 +79,9 @@ class Stage:
         return [(item.role, item.text) for item in self.session.conversation]
 
 
-async def open_stage(*, server_plays: bool = True, **turn: Any) -> Stage:
+async def open_stage(*, server_plays: bool = True, witness: ScriptedEngine | None = None, **turn: Any) -> Stage:
     """An open session; `turn` are settings of the section of that name. Nothing is speculated unless they say so."""
-    stage = Stage(validate({"turn": {"speculate_ms": 0, **turn}}), server_plays)
+    stage = Stage(validate({"turn": {"speculate_ms": 0, **turn}}), server_plays, witness)
     await stage.session.open()
     stage.session.attach(stage.transport, read_events)
     stage.session.on_open()

@@ -103,6 +103,7 @@ class Recogniser:
         if not spotting or len(samples) > _SPOTTED:
             return text
         text = self._spotted(text, sound, written)
+        # a murmur too, however sure: whoever is not obeyed is worse off than whoever is obeyed for nothing
         if classify(text, "en") not in ("nothing", "backchannel"):
             return text
         sound = self._listen(np.pad(samples, _MORE_AROUND))
