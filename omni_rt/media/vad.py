@@ -72,11 +72,8 @@ class SileroVad:
         return speech
 
     def peek(self, state: VadState, latest: Pcm) -> float:
-        """The same of the latest `PEEK` samples, of which `step` may have taken some; they are not remembered.
-
-        The model catches up with what it has slept through."""
-        while state.slept:
-            self._evaluate(state, state.slept.popleft())
+        """The same of the latest `PEEK` samples, of which `step` may have taken some. Nothing is remembered, and a
+        model that sleeps sleeps on."""
         return self._run(state, np.multiply(latest[None], np.float32(1 / 32768), dtype=np.float32))[0]
 
     def _evaluate(self, state: VadState, window: Pcm) -> float:
