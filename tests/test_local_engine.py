@@ -622,6 +622,7 @@ async def test_as_a_witness_it_tells_another_engine_how_turns_end(engine: LocalE
     said = ("What is the capital of France?", "I would like to know what the")
     for number, words in enumerate(said * 2):
         hear(session, np.concatenate([spoken(words), silence(0.3)]))
+        await asyncio.sleep(0.1)  # the witness is opened by the first sound
         session.mark()
         session.commit(f"said {number}")
         await collect(session.respond(RespondOptions(number, audio=False, judge_ending=True)))
