@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from omni_rt.config import validate
-from omni_rt.engine.api import Ending, EngineError, EngineLost, SessionSettings, Transcript
+from omni_rt.engine.api import Ending, EngineError, EngineLost, SessionSettings
 from omni_rt.engine.witness import WitnessedEngine, witness_settings
 from omni_rt.server.app import Server
 from tests.support.scripted import ScriptedEngine, ScriptedEngineSession
@@ -123,8 +123,7 @@ async def test_the_conversation_has_what_the_engine_wrote_down(court: Court) -> 
     assert court.stage.texts()[0] == ("user", "would you tell us more")
 
 
-async def test_that_nothing_was_written_down_is_told_once_and_after_the_witness(court: Court) -> None:
-    """A client that waits for it gets it, also if the witness never comes to a judgement."""
+async def test_that_nothing_was_written_down_ends_no_turn_and_is_told_once(court: Court) -> None:
     court.says("would you tell me more", 0.02)
     assert await court.over_after() > 1000
     await court.stage.until("response.done")
@@ -180,9 +179,7 @@ async def test_a_language_that_it_does_not_understand_is_not_judged(court: Court
 async def test_what_the_engine_wrote_down_counts_where_the_witness_knows_nothing(deserted: Court) -> None:
     """Though it comes later."""
     deserted.stage.session.capabilities = replace(deserted.stage.session.capabilities, transcribes=True)
-    deserted.stage.model.commit = lambda item_id: asyncio.get_running_loop().call_later(  # type: ignore[assignment]
-        0.001, deserted.stage.model.listener.on_transcript, Transcript(item_id, "I would like to", True)
-    )
+    deserted.stage.model.understood, deserted.stage.model.understood_after_s = "I would like to", 0.001
     deserted.stage.ears[0].score = 0.6
     await deserted.stage.listen(1000, True)
     await deserted.stage.listen(120, False)

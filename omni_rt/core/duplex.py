@@ -166,7 +166,7 @@ class Duplex:
         return actions or self._judge_idleness(self._turns)
 
     def early_activity(self, sound: EarlyActivity) -> list[Action]:
-        """Between two windows: nothing but a duck can come of it, and the next window ends that if it was nothing."""
+        """Nothing but a duck can come of it, and the next window ends that if it was nothing."""
         if self._turns is None or self._overlap is not None or not self._may_duck:
             return []
         return self._ducking.begin() if self._ducking.hear_early(sound, self.policy.duck_threshold) else []

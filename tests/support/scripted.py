@@ -47,6 +47,7 @@ class ScriptedEngineSession:
         self.go = asyncio.Event()
         self.go.set()
         self.understood = "hello there"
+        self.understood_after_s = 0.0
         self.ending: float | None = None
         self.overheard: list[str | EngineError] = []
         self.cancelled: set[int] = set()
@@ -70,8 +71,11 @@ class ScriptedEngineSession:
 
     def commit(self, item_id: str) -> None:
         self.calls.append(("commit", item_id))
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self.listener.on_transcript, Transcript(item_id, self.understood, True))
+        loop, transcript = asyncio.get_running_loop(), Transcript(item_id, self.understood, True)
+        if self.understood_after_s:
+            loop.call_later(self.understood_after_s, self.listener.on_transcript, transcript)
+        else:
+            loop.call_soon(self.listener.on_transcript, transcript)
 
     def discard(self) -> None:
         self.calls.append(("discard",))
