@@ -25,7 +25,7 @@ _WORDS_MATTER = ("wait", "backchannel", "cough", "interruption", "typing", "crow
 @dataclass(slots=True)
 class Analysis:
     """Of one conversation. `duck_ms`: of each overlap, from its onset to the first softer packet, None where its gain
-     cannot be told. `resumed`: of replies that were said to their end although something was said over them, in a
+    cannot be told. `resumed`: of replies that were said to their end although something was said over them, in a
     known voice. `words_off`: of replies that were heard whole, by whether something was said over them.
     `heard_text_errors`: of replies that were cut."""
 
