@@ -1,5 +1,6 @@
 """Whether a turn's words can be all of it: a phrase that cannot end so, one that can, one that is long enough to, one
-so short that it is often only the beginning, a short answer that needs no more. Tables of words tell at once."""
+so short that it is often only the beginning, a word by itself, a short answer that needs no more. Tables of words tell
+at once."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ from typing import Literal
 
 from omni_rt.core.phrases import base_language, phrases, words
 
-Completeness = Literal["unfinished", "brief", "open", "ample", "complete"]
+Completeness = Literal["unfinished", "brief", "single", "open", "ample", "complete"]
 
 # So many words are seldom only the beginning of what is said if it sounds like the end.
 _AMPLE = 6
-# Two or three are a sentence by themselves, as "go forward" is, and the beginning of many. One is mostly an answer.
+# Two or three are a sentence by themselves, as "go forward" is, and the beginning of many.
 _BRIEF = (2, 3)
 
 _GOES_ON: Mapping[str, frozenset[str]] = {
@@ -41,6 +42,18 @@ _GOES_ON: Mapping[str, frozenset[str]] = {
         "e|o|ma|perché|che|se|quando|come|il|lo|la|i|gli|le|un|una|mio|mia|di|a|con|per|senza|in|su",
         "è|sono|era|può|voglio|io|ehm|allora|molto",
     ),
+}
+
+# A word by itself is mostly an answer ("seven", "Monday"), but who says one of these has a request to make.
+_BEGINS: Mapping[str, frozenset[str]] = {
+    "en": phrases(
+        "tell|give|set|remind|show|find|put|play|turn|add|translate|write|explain|describe|call|send|read|open|close",
+        "book|order|let|make|take|get|buy|look|search|compare|imagine|suppose|please|people|actually|sometimes|computer",
+    ),
+    "de": phrases("sag|sage|gib|erinnere|zeig|zeige|finde|such|spiel|spiele|mach|mache|erklär|erkläre|lies|bitte"),
+    "fr": phrases("dis|donne|rappelle|montre|trouve|cherche|mets|joue|lis|explique|traduis|écris|appelle"),
+    "es": phrases("dime|dame|recuérdame|muéstrame|busca|pon|lee|explica|traduce|escribe|llama|por"),
+    "it": phrases("dimmi|dammi|ricordami|mostrami|trova|cerca|metti|leggi|spiega|traduci|scrivi|chiama|per"),
 }
 
 _ENOUGH: Mapping[str, frozenset[str]] = {
@@ -77,6 +90,9 @@ def completeness(text: str, language: str = "en") -> Completeness:
     asks = written.endswith("?")
     if not asks and (goes_on or said[-1] in _GOES_ON.get(tag, ())):
         return "unfinished"
-    if not asks and len(said) in _BRIEF and tag in _GOES_ON:
-        return "brief"
+    if not asks and tag in _GOES_ON:
+        if len(said) in _BRIEF:
+            return "brief"
+        if len(said) == 1 and said[0] not in _BEGINS[tag]:
+            return "single"
     return "ample" if len(said) >= _AMPLE else "open"

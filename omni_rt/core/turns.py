@@ -50,7 +50,8 @@ class TurnPolicy:
     down to `complete_score`, up to `silence_limit_ms`. What was said changes the doubt: words that cannot be all of a
     turn give it; a short answer leaves none, nor do many words with a sure score; and how likely a sentence ends with
     them is one more witness beside the score. Two or three words that need be no more are waited upon for
-    `brief_silence_ms` at least, whatever the witnesses say. The person's own pauses move both ends of the wait
+    `brief_silence_ms` at least, whatever the witnesses say. A word by itself that the second witness doubts, as no
+    sentence ends so, is waited upon as long, and by the score beyond that. The person's own pauses move both ends of the wait
     (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
@@ -80,13 +81,18 @@ class TurnPolicy:
             return least
         if score is None:
             return limit
+        brief = min(limit, max(least, self.brief_silence_ms))
         if words.kind == "brief":
-            least = min(limit, max(least, self.brief_silence_ms))
+            least = brief
+        by_score = round(least + self._doubt(score) * (limit - least))
         if words.ending is not None:
-            doubt = self._doubt_of_both(score, words.ending)
+            wait = round(least + self._doubt_of_both(score, words.ending) * (limit - least))
+            if words.kind == "single":
+                wait = min(wait, max(by_score, brief))
+        elif words.kind == "unfinished":
+            wait = max(by_score, round(least + _UNFINISHED * (limit - least)))
         else:
-            doubt = max(self._doubt(score), _UNFINISHED if words.kind == "unfinished" else 0.0)
-        wait = round(least + doubt * (limit - least))
+            wait = by_score
         return max(wait, self.words_ms) if awaiting_words else wait
 
     def _doubt_of_both(self, score: float, ending: float) -> float:

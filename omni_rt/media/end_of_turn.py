@@ -29,6 +29,8 @@ class SmartTurn:
         # a second thread gains a sixth and holds up the engine, which is at work then
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
+        # without it, processors that lack VNNI saturate the 8-bit products: scores are then off by 0.09 on average
+        options.add_session_config_entry("session.x64quantprecision", "1")
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     def score(self, pcm: Pcm) -> float:

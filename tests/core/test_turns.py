@@ -120,6 +120,30 @@ def test_two_or_three_words_are_waited_upon(score: float | None, words: Words, w
     assert replace(policy, fixed_silence_ms=320).wait_ms(score, words, Patience()) == 320
 
 
+@pytest.mark.parametrize(
+    ("score", "words", "wait"),
+    [
+        (1.0, Words("single", 0.0), 480), (0.5, Words("single", 0.0), 520), (0.0, Words("single", 0.0), 1456),
+        (1.0, Words("single", 0.99), 160), (1.0, Words("single"), 160), (None, Words("single", 0.0), 1600),
+        (0.9, Words("open", 0.0), 1456),
+    ],
+)  # fmt: skip
+def test_a_word_by_itself_ends_by_its_sound(score: float | None, words: Words, wait: int) -> None:
+    """No sentence ends with it; one that both witnesses take for an end is waited upon no longer than others."""
+    policy = replace(TURNS, sure_score=0.9, brief_silence_ms=480)
+    assert policy.wait_ms(score, words, Patience()) == wait
+
+
+def test_who_answers_with_one_word_is_answered() -> None:
+    """The language model has never seen a sentence of it; without the rule it would be waited for 1456 ms."""
+    policy = replace(TURNS, sure_score=0.9, brief_silence_ms=480)
+    for words, end in ((Words("single", 0.0), [TurnEnded(640, 1120)]), (Words("open", 0.0), [])):
+        listener = speaking(policy).hear(4, QUIET)
+        listener.detector.understood(words)
+        listener.judge(800, 0.9).hear(12, QUIET)
+        assert [signal for signal in listener.take() if isinstance(signal, TurnEnded)] == end
+
+
 def test_who_goes_on_after_two_words_is_not_cut_in_on() -> None:
     """The pause is 320 ms, and both witnesses are sure of an end."""
     policy = replace(TURNS, brief_silence_ms=480)
