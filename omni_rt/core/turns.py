@@ -51,8 +51,9 @@ class TurnPolicy:
     turn give it; a short answer leaves none, nor do many words with a sure score; and how likely a sentence ends with
     them is one more witness beside the score. Two or three words that need be no more are waited upon for
     `brief_silence_ms` at least, whatever the witnesses say. A word by itself that the second witness doubts, as no
-    sentence ends so, is waited upon as long, and by the score beyond that. The person's own pauses move both ends of the wait
-    (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to `words_ms`.
+    sentence ends so, is waited upon as long, and by the score beyond that. The person's own pauses move both ends of
+    the wait (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to
+    `words_ms`.
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.
