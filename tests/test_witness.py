@@ -13,13 +13,14 @@ from starlette.requests import Request
 
 from omni_rt.config import validate
 from omni_rt.engine.api import Ending, EngineError, EngineLost, SessionSettings
-from omni_rt.engine.witness import WitnessedEngine, witness_settings
+from omni_rt.engine.witness import WitnessedEngine, WitnessedSession, witness_settings
 from omni_rt.server.app import Server
 from tests.support.scripted import ScriptedEngine, ScriptedEngineSession
 from tests.support.stage import Stage, open_stage
 
 COMPLETED = "conversation.item.input_audio_transcription.completed"
 GONE = EngineLost("the engine's worker died")
+CLIP = np.zeros(8000, np.int16)
 
 
 class Court:
@@ -240,6 +241,34 @@ async def test_what_is_judged_late_of_a_pause_is_not_taken_for_the_next(court: C
     assert court.committed()
 
 
+async def test_what_is_said_over_a_reply_is_heard_by_the_witness() -> None:
+    engine, witness, session = await _heard("en")
+    engine.overheard, witness.overheard = ["what the engine hears"], ["mm-hm"]
+    assert await session.overhear(CLIP) == "mm-hm"
+    assert "overhear" not in engine.names()
+
+
+async def test_the_engine_overhears_where_the_witness_cannot() -> None:
+    engine, witness, session = await _heard("en")
+    engine.overheard = ["one", "two", "three", "four"]
+    witness.overheard = [EngineError("recognition_failed", "it broke")]
+    assert await session.overhear(CLIP) == "one"
+    session.configure(SessionSettings(language="de"))
+    assert await session.overhear(CLIP) == "two"
+    session.configure(SessionSettings())
+    witness.listener.on_lost(GONE)
+    assert await session.overhear(CLIP) == "three"
+    nobody_spoke = await WitnessedEngine(ScriptedEngine(), ScriptedEngine()).open("t", SessionSettings(), _Silent())
+    assert await nobody_spoke.overhear(CLIP) == "what about"
+
+
+async def test_a_clip_that_neither_can_hear_says_why() -> None:
+    engine, witness, session = await _heard("en")
+    engine.overheard, witness.overheard = [EngineError("bad_clip", "too short")], [EngineError("bad_clip", "too long")]
+    with pytest.raises(EngineError, match="too short"):
+        await session.overhear(CLIP)
+
+
 async def test_none_is_left_behind_if_nobody_speaks_or_the_session_closes() -> None:
     engine, witness = ScriptedEngine(), ScriptedEngine()
     session = await WitnessedEngine(engine, witness).open("s", SessionSettings(), _Silent())
@@ -287,6 +316,15 @@ async def test_a_server_has_one_where_its_engine_needs_it(kind: str, witness: st
     assert (server.witness is not None) is has_one
     state = json.loads(bytes((await server.readyz(Request({"type": "http"}))).body))
     assert state.get("witness") == ("stopped" if has_one else None)
+
+
+async def _heard(language: str) -> tuple[ScriptedEngineSession, ScriptedEngineSession, WitnessedSession]:
+    """A session in which somebody has spoken, behind its engine's and its witness's."""
+    engine, witness = ScriptedEngine(), ScriptedEngine()
+    session = await WitnessedEngine(engine, witness).open("s", SessionSettings(language=language), _Silent())
+    session.append_audio(np.zeros(320, np.int16))
+    await asyncio.sleep(0)
+    return engine.sessions[0], witness.sessions[0], session
 
 
 class _Silent:

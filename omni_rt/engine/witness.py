@@ -1,8 +1,10 @@
-"""A second engine that hears the user beside the one that answers, and tells by the words whether a turn is over.
+"""A second engine that hears the user beside the one that answers, and tells by the words whether a turn is over, and
+what is said over a reply.
 
-For an engine that cannot tell. The witness gets what the user says and nothing else of the conversation, and is asked
-for a reply of one token that nobody hears, on the way to which it judges the words. Where there is no witness (another
-language, no place, its worker is lost) turns end as they do without one.
+For an engine that cannot tell the first, and is slower to tell the second. The witness gets what the user says and
+nothing else of the conversation, and is asked for a reply of one token that nobody hears, on the way to which it judges
+the words. Where there is no witness (another language, no place, its worker is lost) turns end as they do without one,
+and the engine overhears.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def witness_settings(settings: Settings) -> Settings:
 
 
 class WitnessedEngine:
-    """Implements Engine: all of `engine`, and `judges_endings` by `witness`, which must."""
+    """Implements Engine: all of `engine`, and `judges_endings` by `witness`, which must; it overhears what `engine`
+    would have to."""
 
     def __init__(self, engine: Engine, witness: Engine) -> None:
         self._engine = engine
@@ -172,6 +175,12 @@ class Testimony:
             self._asking.cancel()
             self._cancel()
         self._asking = None
+
+    async def overhear(self, pcm: Pcm) -> str:
+        """The words of a clip. Raises EngineError where the witness cannot tell."""
+        if self._session is None or not self._understands():
+            raise EngineError("no_witness", f"session {self._id} has no witness of what is said over a reply")
+        return await self._session.overhear(pcm)
 
     def close(self) -> None:
         self.withdraw()
@@ -309,8 +318,12 @@ class WitnessedSession(EngineSession):
     def keep_heard(self, generation: int, audio_ms: int) -> Awaitable[str]:
         return self._session.keep_heard(generation, audio_ms)
 
-    def overhear(self, pcm: Pcm) -> Awaitable[str]:
-        return self._session.overhear(pcm)
+    async def overhear(self, pcm: Pcm) -> str:
+        try:
+            return await self._testimony.overhear(pcm)
+        except EngineError as error:
+            log.debug("the engine overhears: %s", error)
+        return await self._session.overhear(pcm)
 
     def restore(self, items: Sequence[ContextItem]) -> None:
         self._let_go()
