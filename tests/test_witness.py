@@ -250,16 +250,29 @@ async def test_what_is_said_over_a_reply_is_heard_by_the_witness() -> None:
 
 async def test_the_engine_overhears_where_the_witness_cannot() -> None:
     engine, witness, session = await _heard("en")
-    engine.overheard = ["one", "two", "three", "four"]
+    engine.overheard = ["one", "two"]
     witness.overheard = [EngineError("recognition_failed", "it broke")]
     assert await session.overhear(CLIP) == "one"
     session.configure(SessionSettings(language="de"))
     assert await session.overhear(CLIP) == "two"
-    session.configure(SessionSettings())
-    witness.listener.on_lost(GONE)
-    assert await session.overhear(CLIP) == "three"
-    nobody_spoke = await WitnessedEngine(ScriptedEngine(), ScriptedEngine()).open("t", SessionSettings(), _Silent())
-    assert await nobody_spoke.overhear(CLIP) == "what about"
+
+
+async def test_it_overhears_who_has_said_nothing_before() -> None:
+    """As over a reply that was asked for in writing; what is said next is judged from its beginning on."""
+    engine, witness = ScriptedEngine(), ScriptedEngine()
+    witness.prepare = lambda session: session.overheard.append("mm-hm")
+    session = await WitnessedEngine(engine, witness).open("s", SessionSettings(), _Silent())
+    assert await session.overhear(CLIP) == "mm-hm"
+    session.append_audio(CLIP)
+    assert [call[0] for call in witness.sessions[0].calls] == ["overhear", "append_audio"]
+    witness.sessions[0].listener.on_lost(GONE)
+    assert await session.overhear(CLIP) == "mm-hm"
+    assert len(witness.sessions) == 2
+    full = ScriptedEngine()
+    full.refuses = EngineError("busy", "all places are taken")
+    session = await WitnessedEngine(engine, full).open("t", SessionSettings(), _Silent())
+    engine.sessions[1].overheard = ["one", "two"]
+    assert [await session.overhear(CLIP) for _ in range(2)] == ["one", "two"]
 
 
 async def test_a_clip_that_neither_can_hear_says_why() -> None:

@@ -119,7 +119,7 @@ class Testimony:
             self._session.append_audio(pcm)
         else:
             self._waiting.append(pcm)
-            self._opening = self._opening or asyncio.get_running_loop().create_task(self._open())
+            self._begin()
 
     def commit(self, item_id: str) -> None:
         self._committed = True
@@ -177,7 +177,10 @@ class Testimony:
         self._asking = None
 
     async def overhear(self, pcm: Pcm) -> str:
-        """The words of a clip. Raises EngineError where the witness cannot tell."""
+        """The words of a clip, also if nothing has been heard before. Raises EngineError where the witness cannot
+        tell."""
+        if self._session is None and self._understands():
+            await asyncio.shield(self._begin())
         if self._session is None or not self._understands():
             raise EngineError("no_witness", f"session {self._id} has no witness of what is said over a reply")
         return await self._session.overhear(pcm)
@@ -210,6 +213,11 @@ class Testimony:
         self._missed = True
 
     # -- inside
+
+    def _begin(self) -> asyncio.Task[None]:
+        """Opening the witness's session, once."""
+        self._opening = self._opening or asyncio.get_running_loop().create_task(self._open())
+        return self._opening
 
     async def _open(self) -> None:
         try:
