@@ -103,8 +103,8 @@ class EngineSettings(Section):
     restart_limit: int = Field(3, ge=0, le=100, description="worker restarts within a minute before giving up")
     witness: Literal["none", "local"] = Field(
         "none",
-        description="local: the local engine listens too and tells, by English words, whether a turn is over; for "
-        "qwen3_omni, which cannot tell",
+        description="local: the local engine listens too and tells, by English words, whether a turn is over, which "
+        "qwen3_omni cannot, and what is said over a reply",
     )
 
 

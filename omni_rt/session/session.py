@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from omni_rt.config import Settings
@@ -27,13 +26,11 @@ from omni_rt.core.actions import (
     TimeOut,
     Unduck,
 )
-from omni_rt.core.completeness import completeness
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
 from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EarlyActivity, EndScore, Heard, Timeline
-from omni_rt.core.turns import Words
 from omni_rt.engine.api import Ending, Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
 from omni_rt.realtime.response_params import ResponseParams
@@ -50,6 +47,7 @@ from omni_rt.session.replies import Replies
 from omni_rt.session.room import Room
 from omni_rt.session.side_replies import SideReplies
 from omni_rt.session.transcripts import Transcripts
+from omni_rt.session.utterance import Utterance
 from omni_rt.transport.base import SentAudio, Transport
 
 log = logging.getLogger(__name__)
@@ -58,26 +56,6 @@ log = logging.getLogger(__name__)
 KEPT_SILENCE_MS = 5000
 # A muted microphone's zeros come out of Opus as a few steps; a sound has more.
 SILENCE_PEAK = 16
-
-
-@dataclass(slots=True)
-class Utterance:
-    """The user's open turn. While `held_ms` is set a reply is being prepared and nothing is fed past that place;
-    `understood` is the final transcript then, for when the turn does end there, and how its words end has been told if
-    `judged`. `told`: the client knows of the turn."""
-
-    item_id: str
-    from_ms: int
-    words: StableWords
-    told: bool = False
-    held_ms: int | None = None
-    understood: Transcript | None = None
-    judged: bool = False
-
-    def go_on(self) -> None:
-        """It was a pause, or what was prepared is lost."""
-        self.held_ms = self.understood = None
-        self.judged = False
 
 
 class Session:
@@ -228,32 +206,17 @@ class Session:
                 self.events.transcript_delta(utterance.item_id, delta)
             return
         if utterance is not None and transcript.item_id == utterance.item_id:
-            if utterance.held_ms is None:
-                return  # of a reply that was given up: the person has gone on
-            utterance.understood = transcript
-            if not utterance.judged:
-                more = self.capabilities.judges_endings and bool(transcript.text)
-                self._judge_words(self._words_of(transcript), None, final=not more)
+            known = utterance.transcribed(transcript, self.capabilities, self._language)
+            if known is not None:
+                words, final = known
+                self.act(self.duplex.understood(words, final=final))
             return
         self._transcripts.take(transcript, self.wire.audio.input.transcription is not None)
 
     def on_ending(self, ending: Ending) -> None:
-        utterance = self._utterance
-        if utterance is None or utterance.held_ms is None or ending.item_id != utterance.item_id:
-            return
-        words = ending.words
-        if utterance.understood is not None and (utterance.understood.text or words is None):
-            words = self._words_of(utterance.understood)
-        utterance.judged = ending.probability is not None or words is not None
-        self._judge_words(words, ending.probability)
-
-    def _words_of(self, transcript: Transcript) -> str | None:
-        """None if nothing is known of them."""
-        return transcript.text if self.capabilities.transcribes and not transcript.error else None
-
-    def _judge_words(self, text: str | None, ending: float | None, *, final: bool = True) -> None:
-        words = Words("open" if text is None else completeness(text, self._language), ending)
-        self.act(self.duplex.understood(words, final=final))
+        words = self._utterance.ends(ending, self.capabilities, self._language) if self._utterance else None
+        if words is not None:
+            self.act(self.duplex.understood(words))
 
     def on_error(self, error: EngineError) -> None:
         self.events.error(WireError(error.code, str(error), kind="server_error"))
