@@ -144,6 +144,33 @@ async def test_what_is_said_over_a_reply_is_listened_to_from_before_its_onset(st
     assert next(call for call in stage.model.calls if call[0] == "overhear") == ("overhear", (240 + 384) * 16)
 
 
+@pytest.mark.parametrize(
+    ("said", "sent", "goes_on"), [("Two three.", 1, True), ("Two more.", 1, False), ("Two three.", 26, False)]
+)
+async def test_the_first_words_of_a_call_do_not_interrupt_themselves(
+    said: str, sent: int, goes_on: bool, stage: Stage
+) -> None:
+    """Until five seconds were sent, an echo may be heard that nothing is known of yet."""
+    stage.model.words = ["one", "two", "three", *["four"] * 24]
+    await stage.turn()
+    stage.transport.play(sent)
+    stage.model.overheard = [said]
+    stage.hear(160, True)
+    stage.hear(800, False)
+    await stage.settle()
+    assert ("output_audio_buffer.cleared" not in stage.transport.kinds()) is goes_on
+
+
+async def test_who_says_stop_is_obeyed_though_the_assistant_has_just_said_it(stage: Stage) -> None:
+    stage.model.words = ["please", "stop", "there"]
+    await stage.turn()
+    stage.transport.play(2)
+    stage.model.overheard = ["Stop."]
+    stage.hear(400, True)
+    await stage.settle()
+    assert "output_audio_buffer.cleared" in stage.transport.kinds()
+
+
 async def test_what_is_told_early_only_ducks(stage: Stage) -> None:
     await stage.turn()
     stage.transport.play(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from operator import eq
 from typing import Literal
 
 from omni_rt.core.phrases import base_language, made_of, phrases, words
@@ -64,6 +65,13 @@ def classify(text: str, language: str) -> Meaning:
     if is_stop_phrase(" ".join(said), language, heard):
         return "stop"
     return "words"
+
+
+def repeats(text: str, spoken: str) -> bool:
+    """Whether `text` is what a recogniser makes of a piece of `spoken`: two words of three stand there in a row."""
+    said, of = words(text), words(spoken)
+    rows = (of[start : start + len(said)] for start in range(len(of) - len(said) + 1))
+    return bool(said) and any(3 * sum(map(eq, said, row)) >= 2 * len(said) for row in rows)
 
 
 def _plain(word: str) -> str:

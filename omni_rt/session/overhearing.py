@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from omni_rt.core.overheard import Meaning, classify
+from omni_rt.core.overheard import Meaning, classify, repeats
 from omni_rt.engine.api import EngineError, Pcm
 from omni_rt.session.engine_link import EngineLink
 
@@ -19,11 +19,19 @@ consonants before it."""
 
 class Overhearing:
     """`report` gets the place up to which it was asked for, and what the words are, on the event loop. Nothing is
-    reported of what the engine could not tell."""
+    reported of what the engine could not tell. `own_words` are those of the assistant whose echo may not be told from a
+    person's voice: who says nothing else is taken for it, unless it is to stop."""
 
-    def __init__(self, link: EngineLink, language: Callable[[], str], report: Callable[[int, Meaning], None]) -> None:
+    def __init__(
+        self,
+        link: EngineLink,
+        language: Callable[[], str],
+        own_words: Callable[[], str],
+        report: Callable[[int, Meaning], None],
+    ) -> None:
         self._link = link
         self._language = language
+        self._own_words = own_words
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,5 +56,7 @@ class Overhearing:
             log.warning("what was said over a reply is not known: %s", error)
             return
         kind = classify(text, self._language())
+        if kind == "words" and repeats(text, self._own_words()):
+            kind = "nothing"
         log.debug("over a reply: %r, %s", text, kind)
         self._report(at_ms, kind)

@@ -49,6 +49,10 @@ _STOPS: dict[str, tuple[ResponseStatus, str | None]] = {
 }
 
 
+# As long as the echo of a voice is looked for (media/echo.py).
+_NEW_MS = 5000
+
+
 class Replies:
     """`act` carries out what the duplex controller wants after it was told of progress; `restore` makes the engine's
     context anew."""
@@ -78,6 +82,7 @@ class Replies:
         self.conversation_id = new_id("conv")
         self.playout = Playout()
         self.spoke = False
+        self._sent_ms = 0.0
 
     def attach(self, transport: Transport) -> None:
         self._transport = transport
@@ -92,6 +97,11 @@ class Replies:
     def speaking_item(self) -> str | None:
         """Id of the message being made or played."""
         return self._current.message_id if self._current else None
+
+    @property
+    def new_words(self) -> str:
+        """Of the reply that is heard; none once so much was heard that its echo is known by its sound."""
+        return self._current.text if self._current and self._sent_ms < _NEW_MS else ""
 
     # -- what the controller wants
 
@@ -231,6 +241,7 @@ class Replies:
 
     def sent(self, sent: SentAudio) -> None:
         now = monotonic_ms()
+        self._sent_ms += sent.duration_ms
         begun = self.playout.started(sent.generation)
         self.playout.sent(sent.generation, sent.reply_ms, sent.stream_ms, sent.duration_ms, now)
         reply = self._of(sent.generation)

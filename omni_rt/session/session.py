@@ -92,7 +92,9 @@ class Session:
         self._transcripts = Transcripts(self.conversation, self.events)
         self._room = Room(self.conversation, engine.capabilities.context_tokens, settings.server.max_items)
         self.side_replies = SideReplies(engine, session_id, self.events)
-        self._overhearing = Overhearing(self.link, lambda: self._language, self._on_overheard)
+        self._overhearing = Overhearing(
+            self.link, lambda: self._language, lambda: self.replies.new_words, self._on_overheard
+        )
         self._turn: Moments | None = None
         self.asked: tuple[ResponseParams, str | None] | None = None
         self._timeline = Timeline()

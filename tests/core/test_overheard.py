@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omni_rt.core.overheard import Meaning, classify
+from omni_rt.core.overheard import Meaning, classify, repeats
 
 
 def texts(*lines: str) -> list[str]:
@@ -83,3 +83,21 @@ def test_a_stop_is_one_among_backchannels(several: list[str], stop: str) -> None
 @given(st.text(), st.sampled_from(["", "en", "de", "fr-CA", "xx", "-"]))
 def test_any_text_has_a_meaning(text: str, language: str) -> None:
     assert classify(text, language) in ("nothing", "backchannel", "stop", "words")
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken", "same"),
+    [
+        ("A storm.", "A storm raged outside", True),
+        ("storm", "A storm raged outside", True),
+        ("raged aside", "A storm raged outside", False),
+        ("storm raged aside", "A storm raged outside", True),
+        ("outside a storm", "A storm raged outside", False),
+        ("What storm?", "A storm raged outside", False),
+        ("A storm raged outside", "A storm", False),
+        ("", "A storm", False),
+        ("A storm", "", False),
+    ],
+)
+def test_repeats(text: str, spoken: str, same: bool) -> None:
+    assert repeats(text, spoken) is same
