@@ -242,14 +242,14 @@ async def test_what_is_judged_late_of_a_pause_is_not_taken_for_the_next(court: C
 
 
 async def test_what_is_said_over_a_reply_is_heard_by_the_witness() -> None:
-    engine, witness, session = await _heard("en")
+    engine, witness, session = await _heard()
     engine.overheard, witness.overheard = ["what the engine hears"], ["mm-hm"]
     assert await session.overhear(CLIP) == "mm-hm"
     assert "overhear" not in engine.names()
 
 
 async def test_the_engine_overhears_where_the_witness_cannot() -> None:
-    engine, witness, session = await _heard("en")
+    engine, witness, session = await _heard()
     engine.overheard = ["one", "two"]
     witness.overheard = [EngineError("recognition_failed", "it broke")]
     assert await session.overhear(CLIP) == "one"
@@ -276,7 +276,7 @@ async def test_it_overhears_who_has_said_nothing_before() -> None:
 
 
 async def test_a_clip_that_neither_can_hear_says_why() -> None:
-    engine, witness, session = await _heard("en")
+    engine, witness, session = await _heard()
     engine.overheard, witness.overheard = [EngineError("bad_clip", "too short")], [EngineError("bad_clip", "too long")]
     with pytest.raises(EngineError, match="too short"):
         await session.overhear(CLIP)
@@ -331,10 +331,10 @@ async def test_a_server_has_one_where_its_engine_needs_it(kind: str, witness: st
     assert state.get("witness") == ("stopped" if has_one else None)
 
 
-async def _heard(language: str) -> tuple[ScriptedEngineSession, ScriptedEngineSession, WitnessedSession]:
+async def _heard() -> tuple[ScriptedEngineSession, ScriptedEngineSession, WitnessedSession]:
     """A session in which somebody has spoken, behind its engine's and its witness's."""
     engine, witness = ScriptedEngine(), ScriptedEngine()
-    session = await WitnessedEngine(engine, witness).open("s", SessionSettings(language=language), _Silent())
+    session = await WitnessedEngine(engine, witness).open("s", SessionSettings(), _Silent())
     session.append_audio(np.zeros(320, np.int16))
     await asyncio.sleep(0)
     return engine.sessions[0], witness.sessions[0], session
