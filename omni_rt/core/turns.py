@@ -85,15 +85,12 @@ class TurnPolicy:
         brief = min(limit, max(least, self.brief_silence_ms))
         if words.kind == "brief":
             least = brief
-        by_score = round(least + self._doubt(score) * (limit - least))
+        doubt = max(self._doubt(score), _UNFINISHED if words.kind == "unfinished" else 0.0)
+        wait = by_score = round(least + doubt * (limit - least))
         if words.ending is not None:
             wait = round(least + self._doubt_of_both(score, words.ending) * (limit - least))
-            if words.kind == "single":
-                wait = min(wait, max(by_score, brief))
-        elif words.kind == "unfinished":
-            wait = max(by_score, round(least + _UNFINISHED * (limit - least)))
-        else:
-            wait = by_score
+        if words.kind == "single":
+            wait = min(wait, max(by_score, brief))
         return max(wait, self.words_ms) if awaiting_words else wait
 
     def _doubt_of_both(self, score: float, ending: float) -> float:

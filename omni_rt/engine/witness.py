@@ -52,8 +52,8 @@ def witness_settings(settings: Settings) -> Settings:
 
 
 class WitnessedEngine:
-    """Implements Engine: all of `engine`, and `judges_endings` by `witness`, which must; it overhears what `engine`
-    would have to."""
+    """Implements Engine: all of `engine`, `judges_endings` by `witness`, which must, and `overhear` by it where it
+    can."""
 
     def __init__(self, engine: Engine, witness: Engine) -> None:
         self._engine = engine
@@ -181,9 +181,9 @@ class Testimony:
         tell."""
         if self._session is None and self._understands():
             await asyncio.shield(self._begin())
-        if self._session is None or not self._understands():
-            raise EngineError("no_witness", f"session {self._id} has no witness of what is said over a reply")
-        return await self._session.overhear(pcm)
+        if self._session is not None and self._understands():
+            return await self._session.overhear(pcm)
+        raise EngineError("no_witness", f"session {self._id} has no witness of what is said over a reply")
 
     def close(self) -> None:
         self.withdraw()

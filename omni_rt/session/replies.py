@@ -47,8 +47,6 @@ _STOPS: dict[str, tuple[ResponseStatus, str | None]] = {
     "transport_lost": ("cancelled", "client_cancelled"),
     "engine_lost": ("failed", None),
 }
-
-
 # As long as the echo of a voice is looked for (media/echo.py).
 _NEW_MS = 5000
 
@@ -101,7 +99,7 @@ class Replies:
     @property
     def new_words(self) -> str:
         """Of the reply that is heard; none once so much was heard that its echo is known by its sound."""
-        return self._current.text if self._current and self._sent_ms < _NEW_MS else ""
+        return self._current.writer.text if self._current and self._sent_ms < _NEW_MS else ""
 
     # -- what the controller wants
 

@@ -50,11 +50,6 @@ class Reply:
     def generation(self) -> int:
         return self.options.generation
 
-    @property
-    def text(self) -> str:
-        """All words whose sound was made."""
-        return "".join(text for _, _, text in self._spoken)
-
     def spoke(self, chunk: AudioDelta) -> Pcm:
         """Note a piece of speech; returns what can be played by now, at the reply's speed."""
         length = len(chunk.pcm) * 1000 / OUTPUT_RATE

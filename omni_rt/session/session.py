@@ -29,7 +29,6 @@ from omni_rt.core.actions import (
 from omni_rt.core.conversation import Conversation, Item, Speech
 from omni_rt.core.duplex import Duplex, ReplyPhase
 from omni_rt.core.overheard import Meaning
-from omni_rt.core.stable import StableWords
 from omni_rt.core.timeline import Activity, EarlyActivity, EndScore, Heard, Timeline
 from omni_rt.engine.api import Ending, Engine, EngineError, EngineLost, Pcm, Rgb, Transcript
 from omni_rt.realtime.errors import WireError
@@ -305,7 +304,7 @@ class Session:
                     self._overhearing.ask(self._log.slice(from_ms - BEFORE_MS, to_ms), to_ms)
 
     def _open_utterance(self, from_ms: int) -> None:
-        self._utterance = Utterance(new_id("item"), from_ms, StableWords(), self.duplex.policy.turns is not None)
+        self._utterance = Utterance(new_id("item"), from_ms, self.duplex.policy.turns is not None)
         if self._utterance.told:
             self.events.speech_started(from_ms, self._utterance.item_id)
         audio = self._log.slice(from_ms)

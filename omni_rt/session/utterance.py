@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omni_rt.core.completeness import completeness
 from omni_rt.core.stable import StableWords
@@ -18,8 +18,8 @@ class Utterance:
 
     item_id: str
     from_ms: int
-    words: StableWords
-    told: bool = False
+    told: bool
+    words: StableWords = field(default_factory=StableWords)
     held_ms: int | None = None
     understood: Transcript | None = None
     judged: bool = False
