@@ -233,6 +233,7 @@ async def test_neither_process_waits_for_the_step(worker: tuple[RemoteEngine, Fo
         assert not heard.errors
     assert len(gate.passes()) == begun
     session.cancel(1)
+    await open_in(engine, "last")  # the worker knows of the cancellation when it answers
     gate.open()
     await reply.whole()
     assert reply.end.reason == "cancelled"
