@@ -29,7 +29,7 @@ PROCESSES := tests/qwen3_omni/test_server.py tests/qwen3_omni/test_step_in_fligh
 DIALOGUES := $(if $(OMNI_RT_CLIENTS),tests/clients/test_environments.py tests/clients/test_agents_realtime.py)
 # What is in none of these has browsers and sound in real time. Talking with the default models through the page wants
 # the machine for itself.
-ALONE := tests/browser/test_talk.py tests/browser/test_overlaps.py
+ALONE := tests/browser/test_talk.py tests/browser/test_overlaps.py tests/browser/test_turns.py
 LIVE := $(filter-out $(COMPUTE) $(SERVERS),$(patsubst %/,%,$(sort $(dir $(wildcard tests/*/test_*.py)))) \
 	$(wildcard tests/test_*.py))
 BIN := $(VENV)/bin

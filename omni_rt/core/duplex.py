@@ -341,7 +341,9 @@ class Duplex:
         return self.policy.interrupt_reply and self.reply_active and not self._utterance_open
 
     def _judge_overlap(self, overlap: Overlap, turns: TurnDetector) -> list[Action]:
-        actions, verdict = overlap.step(turns.speech_ms, turns.silence_ms, turns.speech_end_ms, turns.now_ms)
+        actions, verdict = overlap.step(
+            turns.speech_ms, turns.clear_ms, turns.silence_ms, turns.speech_end_ms, turns.now_ms
+        )
         return [*actions, *self._decide(overlap, verdict)]
 
     def _decide(self, overlap: Overlap, verdict: Verdict | None) -> list[Action]:

@@ -1,7 +1,8 @@
 """Speech over a reply: an interruption, a backchannel, or noise?
 
 Where somebody can tell the words of what is being said, the reply is ducked, then held, and the words decide; a reply
-that was held in vain goes on where it stood. Where nobody can, the length of the speech decides.
+that was held in vain goes on where it stood. Where nobody can, the length of the speech decides. People behind the
+speaker do not count: what they say is hardly ever speech beyond doubt.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ Verdict = Literal["interruption", "aside"]
 
 @dataclass(frozen=True, slots=True)
 class OverlapPolicy:
-    """Times in ms. `interrupt_ms` of speech make an interruption, `yield_ms` of silence before that a backchannel.
+    """Times in ms. `interrupt_ms` of speech make an interruption, `yield_ms` of silence before that a backchannel. Less
+    than `clear_ms` of speech beyond doubt is noise whatever words are found in it, unless they are to stop.
 
     With `by_words` the reply is held after `hold_ms` of speech. The words are asked for after `sure_ms` of speech or
     when it is over, and again with every `again_ms` more; when none were found after the `asks`th time it is noise, and
-    the reply goes on softly. Speech of `limit_ms` is an interruption unless no words were found in it. When the words
-    of something that is over are not known after `patience_ms` of silence, its length decides, more leniently: it must
-    have been twice as long.
+    the reply goes on softly, as it does after the first while nothing is beyond doubt. Speech of `limit_ms` is an
+    interruption unless no words were found in it. When the words of something that is over are not known after
+    `patience_ms` of silence, its length decides, more leniently: it must have been twice as long.
     """
 
     interrupt_ms: int
+    clear_ms: int = 96
     yield_ms: int = 200
     by_words: bool = False
     hold_ms: int = 160
@@ -44,10 +47,11 @@ class Overlap:
         self.start_ms = start_ms
         self.policy = policy
         self.speech_ms = 0
+        self._clear_ms = 0
         self.end_ms = start_ms
         self.ended = False
         """the turn detector has already found it to be over"""
-        self._before_ms = 0
+        self._before_ms = self._clear_before_ms = 0
         self._silence_ms = 0
         self._held = False
         self._asked_ms: int | None = None
@@ -61,13 +65,16 @@ class Overlap:
         """All that was said, as far as it is known, is that the assistant should be silent."""
         return self._kind == "stop" and self.end_ms <= self._known_ms
 
-    def step(self, speech_ms: int, silence_ms: int, end_ms: int, now_ms: int) -> tuple[list[Action], Verdict | None]:
-        """`speech_ms` of speech were counted, the latest ended at `end_ms`, and it has been silent for `silence_ms` (0
-        while that is not sure)."""
+    def step(
+        self, speech_ms: int, clear_ms: int, silence_ms: int, end_ms: int, now_ms: int
+    ) -> tuple[list[Action], Verdict | None]:
+        """`speech_ms` of speech were counted, `clear_ms` of it beyond doubt, the latest ended at `end_ms`, and it has
+        been silent for `silence_ms` (0 while that is not sure)."""
         if self.ended:
             self._silence_ms = now_ms - self.end_ms
         else:
             self.speech_ms, self.end_ms, self._silence_ms = self._before_ms + speech_ms, end_ms, silence_ms
+            self._clear_ms = self._clear_before_ms + clear_ms
         if verdict := self._verdict():
             return [], verdict
         return self._wonder(now_ms) if self.policy.by_words else [], None
@@ -75,7 +82,7 @@ class Overlap:
     def over(self, end_ms: int) -> None:
         """The turn detector calls it over and starts to count anew."""
         self.ended, self.end_ms = True, end_ms
-        self._before_ms = self.speech_ms
+        self._before_ms, self._clear_before_ms = self.speech_ms, self._clear_ms
 
     def goes_on(self) -> None:
         """After that, there is speech again."""
@@ -91,28 +98,35 @@ class Overlap:
 
     # -- inside
 
+    @property
+    def _clear(self) -> bool:
+        return self._clear_ms >= self.policy.clear_ms
+
     def _verdict(self) -> Verdict | None:
         policy, silent = self.policy, self._silence_ms >= self.policy.yield_ms
         if not policy.by_words:
-            if self.speech_ms >= policy.interrupt_ms:
+            if self._clear and self.speech_ms >= policy.interrupt_ms:
                 return "interruption"
             return "aside" if silent else None
         if self._kind == "stop":
             return "interruption"
-        if self._kind == "words" and (self._known_speech_ms >= policy.sure_ms or self._known_ms >= self.end_ms):
+        wanted = self._kind == "words" and (self._known_speech_ms >= policy.sure_ms or self._known_ms >= self.end_ms)
+        if wanted and self._clear:
             return "interruption"
         if silent and not self._held:
             return "aside"
         if silent and self._known_ms >= self.end_ms:
             return "aside"
         if silent and self._silence_ms >= policy.patience_ms:
-            return "interruption" if self.speech_ms >= 2 * policy.interrupt_ms else "aside"
-        return "interruption" if self.speech_ms >= policy.limit_ms and self._kind != "nothing" else None
+            return "interruption" if self._clear and self.speech_ms >= 2 * policy.interrupt_ms else "aside"
+        endless = self.speech_ms >= policy.limit_ms and self._kind != "nothing"
+        return "interruption" if self._clear and endless else None
 
     def _wonder(self, now_ms: int) -> list[Action]:
         policy, actions = self.policy, list[Action]()
         known_ms = policy.sure_ms + (policy.asks - 1) * policy.again_ms
-        noise = self._kind == "nothing" and self._known_speech_ms >= known_ms
+        nothing = self._kind == "nothing" and self._known_speech_ms >= known_ms
+        noise = nothing or (not self._clear and self._known_speech_ms >= policy.sure_ms)
         wanted = self._known_speech_ms + policy.again_ms if self._known_speech_ms else policy.sure_ms
         if self._held and noise:
             self._held = False

@@ -27,6 +27,9 @@ _PAUSE_MS = 160
 _QUIET, _QUIET_MS = 0.05, 64
 # Less than this is no speech whatever the threshold.
 LEAST = 0.01
+# Speech is beyond doubt so far above the threshold, and from here on. It is in 96 ms of the first 400 that somebody
+# says near the microphone, over an echo at -10 dB and 15 dB softer than usual too; in most of a crowd it never is.
+_CLEAR_MARGIN, _CLEAR = 0.4, 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +163,7 @@ class TurnDetector:
         self.policy = policy
         self._now_ms = 0
         self._run_start_ms = 0
-        self._run_ms = 0
+        self._run_ms = self._run_clear_ms = 0
         self._score: float | None = None
         self._words = _UNKNOWN
         self._awaiting_words = False
@@ -174,7 +177,7 @@ class TurnDetector:
         self._speaking = False
         self._speech_end_ms = self._loud_end_ms = 0
         self._loudest = 0.0
-        self.speech_ms = 0
+        self.speech_ms = self.clear_ms = 0
         self._begin_pause()
 
     @property
@@ -210,8 +213,9 @@ class TurnDetector:
                 return self._pausing()
             self._speech_end_ms = window.at_ms
             self.speech_ms += length
+            self.clear_ms += length if self._is_clear(window) else 0
             return self._going_quiet(window.level)
-        self._listen(window.speech >= max(LEAST, self.policy.threshold), before_ms, length)
+        self._listen(window, before_ms, length)
         if self._run_ms >= self.policy.onset_ms:
             return [self._take_turn()]
         return self._pausing() if self._speaking else []
@@ -235,14 +239,18 @@ class TurnDetector:
         self._awaiting_words = self._awaiting_words and not final
         return self._ended()
 
-    def _listen(self, speech: bool, start_ms: int, length: int) -> None:
+    def _is_clear(self, window: Activity) -> bool:
+        return window.speech >= min(_CLEAR, self.policy.threshold + _CLEAR_MARGIN)
+
+    def _listen(self, window: Activity, start_ms: int, length: int) -> None:
         """Weigh a window outside of speech: one that is none takes away what one that is has given."""
-        if not speech:
+        if window.speech < max(LEAST, self.policy.threshold):
             self._run_ms = max(0, self._run_ms - length)
             return
         if not self._run_ms:
-            self._run_start_ms = start_ms
+            self._run_start_ms, self._run_clear_ms = start_ms, 0
         self._run_ms += length
+        self._run_clear_ms += length if self._is_clear(window) else 0
 
     def _going_quiet(self, level: float | None) -> list[TurnSignal]:
         """Within speech, as far as voice activity knows."""
@@ -261,6 +269,7 @@ class TurnDetector:
             self.patience.paused(self._run_start_ms - self._speech_end_ms)
         self._speech_end_ms = self._loud_end_ms = self._now_ms
         self.speech_ms += self._run_ms
+        self.clear_ms += self._run_clear_ms
         self._begin_pause()
         return SpeechResumed(self._run_start_ms) if resumed else SpeechStarted(self._run_start_ms)
 

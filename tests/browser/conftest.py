@@ -117,6 +117,15 @@ def open_page(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
     assert not errors, f"the page's code failed: {errors}"
 
 
+@pytest.fixture
+def visit(open_page: Open, server: RunningServer) -> Visit:
+    """A call in which nothing was said yet, by whoever `Visit.speak` is told to be."""
+    visit = open_page(server.url)
+    visit.page.evaluate("() => probe.scriptMicrophone()")
+    visit.start()
+    return visit
+
+
 def _chromium() -> str | None:
     """A Chromium of the system, or None for Playwright's own."""
     return os.environ.get("OMNI_RT_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")

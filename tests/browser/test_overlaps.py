@@ -3,18 +3,13 @@ that came out of the browser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from omni_rt.client.words import normalise, word_error_rate
 from omni_rt.engine.api import INPUT_RATE
-from tests.browser.conftest import Open
-from tests.browser.visit import RATE, Visit, resample, write_wav
+from tests.browser.visit import RATE, Visit, resample
 from tests.support.ears import transcribe
-from tests.support.server import RunningServer
 from tools.duplex.clips import for_tuning, read_clips
 
 # Quieter than this, at 16 bit, is silence to a listener.
@@ -22,23 +17,7 @@ QUIET = 40
 
 pytestmark = pytest.mark.models
 
-Say = Callable[[str], None]
-
-
-@pytest.fixture
-def counting(open_page: Open, server: RunningServer, tmp_path: Path) -> tuple[Visit, Say]:
-    """A call before anything was said; and what says a clip into its microphone."""
-    clips = {clip.name: clip for clip in for_tuning(read_clips())}
-    visit = open_page(server.url)
-    visit.page.evaluate("() => probe.scriptMicrophone()")
-
-    def say(name: str) -> None:
-        wav = tmp_path / f"{name}.wav"
-        write_wav(wav, clips[name].pcm, INPUT_RATE)
-        visit.say(wav)
-
-    visit.start()
-    return visit, say
+CLIPS = {clip.name: clip.pcm for clip in for_tuning(read_clips())}
 
 
 COUNT = "Please count from one to thirty, in words."
@@ -56,12 +35,11 @@ def until(visit: Visit, at_ms: float) -> None:
     visit.until(f"{at_ms:.0f} ms", lambda: visit.now() > at_ms)
 
 
-def test_murmurs_coughs_and_typing_let_the_answer_go_on(counting: tuple[Visit, Say]) -> None:
-    visit, say = counting
+def test_murmurs_coughs_and_typing_let_the_answer_go_on(visit: Visit) -> None:
     began = ask(visit, STORY)
     for seconds, name in ((1.5, "yeah_awb"), (4.0, "cough_2"), (6.5, "right_slt"), (9.0, "typing_2")):
         until(visit, began + 1000 * seconds)
-        say(name)
+        visit.speak(CLIPS[name])
     ended = visit.event("output_audio_buffer.stopped")["at"]
 
     assert not visit.events("output_audio_buffer.cleared")
@@ -75,10 +53,9 @@ def test_murmurs_coughs_and_typing_let_the_answer_go_on(counting: tuple[Visit, S
     assert word_error_rate(written, sounded) <= 0.2, f"written {written!r}, sounded {sounded!r}"
 
 
-def test_told_to_stop_it_is_silent_at_once_and_says_nothing_more(counting: tuple[Visit, Say]) -> None:
-    visit, say = counting
+def test_told_to_stop_it_is_silent_at_once_and_says_nothing_more(visit: Visit) -> None:
     until(visit, ask(visit) + 2500)
-    say("stop_awb")
+    visit.speak(CLIPS["stop_awb"])
     cleared = visit.event("output_audio_buffer.cleared")["at"]
     cut = visit.event("conversation.item.truncated")
     visit.pause(4000)
@@ -89,15 +66,14 @@ def test_told_to_stop_it_is_silent_at_once_and_says_nothing_more(counting: tuple
     assert visit.captions("assistant")[-1] == cut["transcript"].strip()
 
 
-def test_its_own_voice_leaking_back_does_not_stop_it_and_a_person_does(counting: tuple[Visit, Say]) -> None:
-    visit, say = counting
+def test_its_own_voice_leaking_back_does_not_stop_it_and_a_person_does(visit: Visit) -> None:
     visit.page.evaluate("() => probe.leak(-20, 120)")
     began = ask(visit)
     until(visit, began + 8000)
     assert not visit.events("output_audio_buffer.cleared")
     assert not visit.events("input_audio_buffer.committed")
     assert len(visit.events("response.created")) == 1
-    say("question_rms")
+    visit.speak(CLIPS["question_rms"])
     cleared = visit.event("output_audio_buffer.cleared")["at"]
     assert np.abs(visit.heard(cleared + 150, cleared + 650)).max() < QUIET
     transcript = visit.event("conversation.item.truncated")["transcript"]

@@ -45,6 +45,12 @@ class Visit:
         """Speak into a scripted microphone; returns when it was said."""
         self.page.evaluate("wav => probe.say(wav)", base64.b64encode(wav.read_bytes()).decode())
 
+    def speak(self, pcm: Samples) -> None:
+        """The same with 16 kHz sound."""
+        wav = self.folder / "said.wav"
+        write_wav(wav, pcm, 16_000)
+        self.say(wav)
+
     def send(self, event: Event) -> None:
         """A client event that the page itself would not send."""
         self.page.evaluate("event => probe.send(event)", event)

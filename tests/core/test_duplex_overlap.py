@@ -181,6 +181,13 @@ def test_a_little_more_than_a_backchannel_is_an_interruption() -> None:
     assert d.history[1:3] == [("assistant", "one two three four"), ("user", "stop")]
 
 
+def test_people_who_talk_behind_the_speaker_duck_and_have_the_turn_when_it_is_over() -> None:
+    """What they say is never speech beyond doubt."""
+    d = after_the_question(Sound(2816, 4096, "people", 0.8))
+    assert rest(d)[:4] == [(2912, Duck()), (3856, FinishReply(1)), (3856, Unduck()), (3856, OpenUtterance(2516, 2816))]
+    assert d.heard(1) == ALL
+
+
 def test_clicks_over_a_reply_do_not_even_duck() -> None:
     d = after_the_question(*noise(2200, 3800, every_ms=160, bump_ms=64))
     assert rest(d) == [(3856, FinishReply(1))]

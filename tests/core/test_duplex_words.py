@@ -97,6 +97,30 @@ def test_noise_that_does_not_end_is_played_over_softly() -> None:
     assert d.heard(1) == ALL
 
 
+def test_people_who_talk_behind_the_speaker_are_played_over_softly() -> None:
+    """Their words are found, but nothing they say is speech beyond doubt."""
+    d = after_the_question(Sound(2816, 4864, "what?", 0.8))
+    assert rest(d)[:3] == [(2848, Duck()), (2976, Hold()), (3328, Duck())]
+    assert StopReply(1, "turn_detected", 2816) not in [a for _, a in rest(d)]
+    assert d.heard(1) == ALL
+
+
+@pytest.mark.parametrize(("clear_ms", "stops"), [(64, False), (96, True)])
+def test_one_of_them_who_comes_near_stops_it(clear_ms: int, stops: bool) -> None:
+    sounds = (
+        Sound(2816, 3520, "what?", 0.8),
+        Sound(3520, 3520 + clear_ms, "what?"),
+        Sound(3520 + clear_ms, 4032, "", 0.8),
+    )
+    d = after_the_question(*sounds)
+    assert [at for at, a in rest(d) if a == StopReply(1, "turn_detected", 2816)] == ([3616] if stops else [])
+
+
+def test_whoever_wants_it_to_stop_need_not_be_near() -> None:
+    d = after_the_question(Sound(2816, 3200, "stop", 0.8))
+    assert StopReply(1, "turn_detected", 2816) in [a for _, a in rest(d)]
+
+
 def test_words_stop_it_and_nothing_left_since_it_was_held() -> None:
     d = after_the_question(Sound(2816, 3840, "wait"))
     (duck_at, _), (hold_at, _), (stop_at, stop), *_ = rest(d)

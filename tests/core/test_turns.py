@@ -67,6 +67,16 @@ def speaking(policy: TurnPolicy = TURNS) -> Listener:
     return listener
 
 
+def test_of_speech_is_beyond_doubt_what_is_far_above_the_threshold() -> None:
+    """That of a click that was no speech does not count."""
+    listener = Listener().hear_all([0.95, QUIET, *[0.8] * 10, 0.95, 0.9, 0.89, *[QUIET] * 4, *[0.95] * 3])
+    assert (listener.detector.speech_ms, listener.detector.clear_ms) == (16 * 32, 5 * 32)
+    listener.detector.reset()
+    assert listener.detector.clear_ms == 0
+    faint = Listener(replace(TURNS, threshold=0.2)).hear_all([0.55] * 5 + [0.65] * 5)
+    assert (faint.detector.speech_ms, faint.detector.clear_ms) == (10 * 32, 5 * 32)
+
+
 @pytest.mark.parametrize(
     ("score", "wait"),
     [(None, 1600), (1.0, 160), (0.5, 160), (0.4, 448), (0.25, 880), (0.1, 1312), (0.0, 1600)],
