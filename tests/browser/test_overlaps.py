@@ -21,7 +21,7 @@ CLIPS = {clip.name: clip.pcm for clip in for_tuning(read_clips())}
 
 
 COUNT = "Please count from one to thirty, in words."
-STORY = "Tell me a story about a lighthouse keeper and a storm."
+STORY = "Tell me a story about a lighthouse keeper and a storm in four sentences."
 
 
 def ask(visit: Visit, question: str = COUNT) -> float:
