@@ -8,10 +8,11 @@ import pytest
 
 from omni_rt.config import cache_dir
 from omni_rt.core.overheard import Meaning
-from omni_rt.engine.api import Pcm
+from omni_rt.engine.api import CLIP_MS, Pcm
 from omni_rt.media.vad import SileroVad
 from omni_rt.models.manifest import HEARING
 from omni_rt.models.store import ModelStore
+from omni_rt.session.overhearing import BEFORE_MS
 from tools.bench_crowd import Over, crowds, people, play, policies
 from tools.duplex.clips import Clip, for_tuning, read_clips
 
@@ -31,6 +32,10 @@ def clips() -> Sequence[Clip]:
 def over(sounds: Sequence[Pcm], policy: str) -> list[Over]:
     vad = SileroVad(ModelStore(cache_dir()).path(HEARING[0]))
     return [play(pcm, policies()[policy], vad, words) for pcm in sounds]
+
+
+def test_what_is_listened_to_is_no_longer_than_an_engine_takes() -> None:
+    assert policies()["words"].overlap.clip_ms + BEFORE_MS <= CLIP_MS[1]
 
 
 @pytest.mark.parametrize("way", ["words", "length"])

@@ -7,6 +7,7 @@ speaker do not count: what they say is hardly ever speech beyond doubt.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,11 +22,12 @@ class OverlapPolicy:
     """Times in ms. `interrupt_ms` of speech make an interruption, `yield_ms` of silence before that a backchannel. Less
     than `clear_ms` of speech beyond doubt is noise whatever words are found in it, unless they are to stop.
 
-    With `by_words` the reply is held after `hold_ms` of speech. The words are asked for after `sure_ms` of speech or
-    when it is over, and again with every `again_ms` more; when none were found after the `asks`th time it is noise, and
-    the reply goes on softly, as it does after the first while nothing is beyond doubt. Speech of `limit_ms` is an
-    interruption unless no words were found in it. When the words of something that is over are not known after
-    `patience_ms` of silence, its length decides, more leniently: it must have been twice as long.
+    With `by_words` the reply is held after `hold_ms` of speech. The words of the latest `clip_ms` are asked for after
+    `sure_ms` of speech or when it is over, and again with every `again_ms` more; when none were found after the
+    `asks`th time it is noise, and the reply goes on softly, as it does after the first while nothing in them is beyond
+    doubt. Speech of `limit_ms` is an interruption unless no words were found in it, and noise if nothing is beyond
+    doubt. When the words of something that is over are not known after `patience_ms` of silence, its length decides,
+    more leniently: it must have been twice as long.
     """
 
     interrupt_ms: int
@@ -34,6 +36,7 @@ class OverlapPolicy:
     by_words: bool = False
     hold_ms: int = 160
     sure_ms: int = 384
+    clip_ms: int = 2560
     limit_ms: int = 1600
     patience_ms: int = 800
     again_ms: int = 256
@@ -41,17 +44,20 @@ class OverlapPolicy:
 
 
 class Overlap:
-    """One of them, from `start_ms` on until it is judged. Feed `step` with each window of activity."""
+    """One of them, from `start_ms` on until it is judged, or the latest `clip_ms` of a noise. Feed `step` with each
+    window of activity."""
 
     def __init__(self, start_ms: int, policy: OverlapPolicy) -> None:
         self.start_ms = start_ms
         self.policy = policy
         self.speech_ms = 0
-        self._clear_ms = 0
         self.end_ms = start_ms
         self.ended = False
         """the turn detector has already found it to be over"""
-        self._before_ms = self._clear_before_ms = 0
+        self._before_ms = 0
+        self._counted_ms = 0
+        # where and how much speech beyond doubt there was lately
+        self._beyond_doubt: deque[tuple[int, int]] = deque()
         self._silence_ms = 0
         self._held = False
         self._asked_ms: int | None = None
@@ -74,7 +80,7 @@ class Overlap:
             self._silence_ms = now_ms - self.end_ms
         else:
             self.speech_ms, self.end_ms, self._silence_ms = self._before_ms + speech_ms, end_ms, silence_ms
-            self._clear_ms = self._clear_before_ms + clear_ms
+            self._count_clear(clear_ms, now_ms)
         if verdict := self._verdict():
             return [], verdict
         return self._wonder(now_ms) if self.policy.by_words else [], None
@@ -82,7 +88,7 @@ class Overlap:
     def over(self, end_ms: int) -> None:
         """The turn detector calls it over and starts to count anew."""
         self.ended, self.end_ms = True, end_ms
-        self._before_ms, self._clear_before_ms = self.speech_ms, self._clear_ms
+        self._before_ms, self._counted_ms = self.speech_ms, 0
 
     def goes_on(self) -> None:
         """After that, there is speech again."""
@@ -98,9 +104,16 @@ class Overlap:
 
     # -- inside
 
+    def _count_clear(self, clear_ms: int, now_ms: int) -> None:
+        if clear_ms > self._counted_ms:
+            self._beyond_doubt.append((now_ms, clear_ms - self._counted_ms))
+        self._counted_ms = clear_ms
+        while self._beyond_doubt and self._beyond_doubt[0][0] <= now_ms - self.policy.clip_ms:
+            self._beyond_doubt.popleft()
+
     @property
     def _clear(self) -> bool:
-        return self._clear_ms >= self.policy.clear_ms
+        return sum(ms for _, ms in self._beyond_doubt) >= self.policy.clear_ms
 
     def _verdict(self) -> Verdict | None:
         policy, silent = self.policy, self._silence_ms >= self.policy.yield_ms
@@ -126,8 +139,11 @@ class Overlap:
         policy, actions = self.policy, list[Action]()
         known_ms = policy.sure_ms + (policy.asks - 1) * policy.again_ms
         nothing = self._kind == "nothing" and self._known_speech_ms >= known_ms
-        noise = nothing or (not self._clear and self._known_speech_ms >= policy.sure_ms)
+        doubtful = self._known_speech_ms >= policy.sure_ms or self.speech_ms >= policy.limit_ms
+        noise = nothing or (not self._clear and doubtful)
         wanted = self._known_speech_ms + policy.again_ms if self._known_speech_ms else policy.sure_ms
+        if noise:
+            self.start_ms = max(self.start_ms, now_ms - policy.clip_ms)
         if self._held and noise:
             self._held = False
             actions.append(Duck())
@@ -137,5 +153,5 @@ class Overlap:
         over = self.speech_ms >= policy.hold_ms and self._silence_ms >= policy.yield_ms // 2
         if self._asked_ms is None and (self.speech_ms >= wanted or (over and self._known_ms < self.end_ms)):
             self._asked_ms, self._asked_speech_ms = now_ms, self.speech_ms
-            actions.append(Overhear(self.start_ms, now_ms))
+            actions.append(Overhear(max(self.start_ms, now_ms - policy.clip_ms), now_ms))
         return actions

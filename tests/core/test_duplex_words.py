@@ -6,6 +6,7 @@ it after 160 ms; then the words are asked for, which takes 100 ms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from omni_rt.core.actions import Action, CloseUtterance, Duck, FinishReply, Hold, OpenUtterance, StopReply, Unduck
 from omni_rt.core.duplex import DuplexPolicy
 from omni_rt.core.overheard import Meaning
-from tests.core.actors import Sound, Voice, words_of
+from tests.core.actors import Plan, Sound, Voice, words_of
 from tests.core.dialogue import BY_WORDS, DUCKED, TURNS, Dialogue, Overhearing
 
 ALL = words_of(1600)
@@ -41,9 +42,13 @@ def told(clear_ms: int = 250, delay_ms: int | None = 100) -> Overhearing:
 
 
 def after_the_question(
-    *sounds: Sound, until: int = 12_000, policy: DuplexPolicy = BY_WORDS, overhear: Overhearing | None = None
+    *sounds: Sound,
+    until: int = 12_000,
+    policy: DuplexPolicy = BY_WORDS,
+    replies: Sequence[Plan] = (Plan(),),
+    overhear: Overhearing | None = None,
 ) -> Dialogue:
-    return Dialogue(QUESTION, *sounds, until=until, policy=policy, overhear=overhear or told())
+    return Dialogue(QUESTION, *sounds, until=until, policy=policy, replies=replies, overhear=overhear or told())
 
 
 def rest(d: Dialogue) -> list[tuple[int, Action]]:
@@ -103,6 +108,30 @@ def test_people_who_talk_behind_the_speaker_are_played_over_softly() -> None:
     assert rest(d)[:3] == [(2848, Duck()), (2976, Hold()), (3328, Duck())]
     assert StopReply(1, "turn_detected", 2816) not in [a for _, a in rest(d)]
     assert d.heard(1) == ALL
+
+
+def test_people_of_whom_nobody_tells_the_words_do_not_silence_it() -> None:
+    d = after_the_question(Sound(2816, 9000, "what?", 0.8), overhear=told(delay_ms=None))
+    assert rest(d)[:3] == [(2848, Duck()), (2976, Hold()), (2816 + 1600, Duck())]
+    assert d.heard(1) == ALL
+
+
+def test_over_a_noise_that_does_not_end_whoever_speaks_is_understood() -> None:
+    """Only the latest is listened to, and belongs to the turn."""
+    asked: list[tuple[int, int]] = []
+    listen = told(clear_ms=200)
+
+    def overhear(voice: Voice, from_ms: int, to_ms: int) -> tuple[Meaning, int | None]:
+        asked.append((from_ms, to_ms))
+        return listen(voice, from_ms, to_ms)
+
+    sounds = Sound(2816, 8000, "cough", 0.8), Sound(8000, 8704, "what?"), Sound(8704, 9600, "cough", 0.8)
+    d = after_the_question(*sounds, replies=[Plan(audio_ms=9600)], overhear=overhear)
+    (stop_at,) = (at for at, a in rest(d) if isinstance(a, StopReply))
+    assert 8000 + 200 < stop_at <= 8000 + 600
+    assert max(to_ms - from_ms for from_ms, to_ms in asked) == 2560
+    (opened,) = (a for _, a in rest(d) if isinstance(a, OpenUtterance))
+    assert stop_at - 2560 - 300 - 200 < opened.from_ms < 8000
 
 
 @pytest.mark.parametrize(("clear_ms", "stops"), [(64, False), (96, True)])
