@@ -8,12 +8,9 @@ import pytest
 
 from omni_rt.client.words import normalise, word_error_rate
 from omni_rt.engine.api import INPUT_RATE
-from tests.browser.visit import RATE, Visit, resample
+from tests.browser.visit import QUIET, RATE, Visit, resample
 from tests.support.ears import transcribe
 from tools.duplex.clips import for_tuning, read_clips
-
-# Quieter than this, at 16 bit, is silence to a listener.
-QUIET = 40
 
 pytestmark = pytest.mark.models
 

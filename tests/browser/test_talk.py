@@ -13,15 +13,13 @@ from playwright.sync_api import expect
 
 from omni_rt.client.words import edits, normalise, word_error_rate
 from tests.browser.conftest import DATA, Open
-from tests.browser.visit import RATE, Samples, Visit, camera_film, microphone_tape, resample
+from tests.browser.visit import QUIET, RATE, Samples, Visit, camera_film, microphone_tape, resample
 from tests.support import speech
 from tests.support.ears import transcribe
 from tests.support.server import RunningServer
 
 # The fake microphone plays from the moment it is opened; the call is on well before this is over.
 LEAD_S = 4.0
-# Quieter than this, at 16 bit, is silence to a listener.
-QUIET = 40
 # Into go_on.wav, just before its last word ends: nobody answers it earlier.
 GO_ON_MS = 2000
 COUNT = normalise(" ".join(map(str, range(1, 20))))

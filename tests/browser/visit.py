@@ -17,6 +17,8 @@ Event = dict[str, Any]
 Samples = NDArray[np.int16]
 
 RATE = 24_000
+# Quieter than this, at 16 bit, is silence to a listener.
+QUIET = 40
 PATIENCE_MS = 120_000
 _OPEN = ("output_audio_buffer.started",)
 _CLOSED = ("output_audio_buffer.stopped", "output_audio_buffer.cleared")
