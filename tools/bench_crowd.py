@@ -24,13 +24,13 @@ from omni_rt.core.duplex import Duplex, DuplexPolicy
 from omni_rt.core.overheard import Meaning, classify
 from omni_rt.core.timeline import WINDOW_MS, Activity
 from omni_rt.engine.api import INPUT_RATE, Capabilities, Pcm
-from omni_rt.engine.local.asr import Recogniser
 from omni_rt.media.vad import WINDOW, SileroVad, VadState
-from omni_rt.models.manifest import ASR, HEARING
+from omni_rt.models.manifest import HEARING
 from omni_rt.models.store import ModelStore
 from omni_rt.realtime.settings import WireSession
 from omni_rt.session.overhearing import BEFORE_MS
 from omni_rt.session.policy import duplex_policy
+from tools.bench_overhearing import load_recogniser
 from tools.duplex.clips import Clip, for_tuning, read_clips
 from tools.duplex.microphone import in_room
 from tools.duplex.sounds import crowd
@@ -142,10 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there")
     arguments = parser.parse_args()
-    store = ModelStore(cache_dir())
-    encoder, decoder, tokenizer = (store.path(name) for name in ASR)
-    recogniser = Recogniser(encoder, decoder, tokenizer, threads=1)
-    vad = SileroVad(store.path(HEARING[0]))
+    vad, recogniser = SileroVad(ModelStore(cache_dir()).path(HEARING[0])), load_recogniser()
     report = Report(measure(vad, lambda pcm: classify(recogniser.overhear(pcm), "en")))
     print(report.table())
     if arguments.json:

@@ -1,7 +1,7 @@
 """How a running server takes turns: scripted conversations of recorded speech, beside the peers' policy.
 
-    python tools/bench_duplex.py --json docs/benchmarks/duplex_local.json --pictures DIR
-    python tools/bench_duplex.py --only wait,pause --quick
+    python -m tools.bench_duplex --json docs/benchmarks/duplex_local.json --pictures DIR
+    python -m tools.bench_duplex --only wait,pause --quick
 
 Starts `omni-rt serve` twice on loopback, once as it comes and once with the peers' policy (Silero, 500 ms of silence,
 any speech interrupts), and holds each conversation with the one and then with the other. A third of the clips

@@ -1,6 +1,6 @@
 """How well the ends of what somebody says are told from the pauses inside, and what the models take that tell them.
 
-    python tools/bench_endings.py --json docs/benchmarks/endings_local.json
+    python -m tools.bench_endings --json docs/benchmarks/endings_local.json
 
 Sentences of people (the turns of `tools/duplex/clips.py` that are not held out) and of the local voice are broken off
 at their end and at places inside, and judged there as in a call at a pause: smart-turn's score, the words by the

@@ -1,6 +1,6 @@
 """What the local engine makes of clips over a reply, and what that takes.
 
-    python tools/bench_overhearing.py --json docs/benchmarks/overhearing_local.json
+    python -m tools.bench_overhearing --json docs/benchmarks/overhearing_local.json
 
 The clips of `tools/duplex/clips.py` that are not held out, each with five noises of a quiet room, up to their end or
 100 ms longer, and (`..._first_...`) as they are first asked for, after 384 ms; and pieces of a crowd.
@@ -84,13 +84,18 @@ def measure(recogniser: Recogniser) -> list[Row]:
     return rows
 
 
+def load_recogniser() -> Recogniser:
+    """The local engine's, on one thread, from files that are there."""
+    store = ModelStore(cache_dir())
+    encoder, decoder, tokenizer = (store.path(name) for name in ASR)
+    return Recogniser(encoder, decoder, tokenizer, threads=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there")
     arguments = parser.parse_args()
-    store = ModelStore(cache_dir())
-    encoder, decoder, tokenizer = (store.path(name) for name in ASR)
-    report = Report(measure(Recogniser(encoder, decoder, tokenizer, threads=1)))
+    report = Report(measure(load_recogniser()))
     print(report.table())
     if arguments.json:
         report.write(arguments.json)
