@@ -133,8 +133,8 @@ def measure(vad: SileroVad, words: Words) -> list[Row]:
             found = [(play(pcm, policy, vad, words).stops, onset) for pcm, onset in heard]
             after = [stops[0] - onset for stops, onset in found if stops]
             rows.append(Row.of(f"{name}_person_{-db}db_stop", "ms", after))
-            missed = round(1 - len(after) / len(found), 4)
-            rows.append(Row(f"{name}_person_{-db}db_kept", "share", len(found), value=missed))
+            kept = round(1 - len(after) / len(found), 4)
+            rows.append(Row(f"{name}_person_{-db}db_kept", "share", len(found), value=kept))
     return rows
 
 

@@ -22,8 +22,8 @@ QUESTION = Sound(512, 1536, "question")
 KINDS: dict[str, Meaning] = {"mhm": "backchannel", "yeah": "backchannel", "stop": "stop", "cough": "nothing"}
 
 
-def told(clear_ms: int = 250, delay_ms: int | None = 100) -> Overhearing:
-    """Words are known once `clear_ms` of them were said; before that, and of noise, nothing is found."""
+def told(known_ms: int = 250, delay_ms: int | None = 100) -> Overhearing:
+    """Words are known once `known_ms` of them were said; before that, and of noise, nothing is found."""
 
     def overhear(voice: Voice, from_ms: int, to_ms: int) -> tuple[Meaning, int | None]:
         kinds = [
@@ -31,7 +31,7 @@ def told(clear_ms: int = 250, delay_ms: int | None = 100) -> Overhearing:
             for sound in voice.sounds
             if sound.text
             and sound.end_ms > from_ms
-            and to_ms - sound.start_ms >= min(clear_ms, sound.end_ms - sound.start_ms)
+            and to_ms - sound.start_ms >= min(known_ms, sound.end_ms - sound.start_ms)
         ]
         for kind in ("stop", "words", "backchannel"):
             if kind in kinds and not ("words" in kinds and kind == "stop"):
@@ -88,7 +88,7 @@ def test_a_long_cough_is_played_over_softly_once_no_words_were_found_three_times
 
 
 def test_words_that_are_understood_late_find_the_reply_still_held() -> None:
-    d = after_the_question(Sound(2816, 4000, "what?"), overhear=told(clear_ms=500))
+    d = after_the_question(Sound(2816, 4000, "what?"), overhear=told(known_ms=500))
     assert [a for _, a in rest(d)][:3] == [Duck(), Hold(), StopReply(1, "turn_detected", 2816)]
     assert d.left(1)[-1][1] <= 3000
 
@@ -119,7 +119,7 @@ def test_people_of_whom_nobody_tells_the_words_do_not_silence_it() -> None:
 def test_over_a_noise_that_does_not_end_whoever_speaks_is_understood() -> None:
     """Only the latest is listened to, and belongs to the turn."""
     asked: list[tuple[int, int]] = []
-    listen = told(clear_ms=200)
+    listen = told(known_ms=200)
 
     def overhear(voice: Voice, from_ms: int, to_ms: int) -> tuple[Meaning, int | None]:
         asked.append((from_ms, to_ms))
