@@ -15,7 +15,7 @@ COMPUTE := tests/core tests/qwen3_omni tests/test_cli.py tests/test_client_parts
 	tests/test_bench_duplex.py tests/test_echo.py tests/test_turn_detection.py tests/test_tool_grammar.py \
 	tests/test_local_ears.py tests/test_docs.py tests/test_plot_engine.py tests/test_reply_queue.py \
 	tests/test_strict_events.py tests/test_turn_grammar.py tests/test_bench_continuity.py tests/test_local_spotting.py \
-	tests/test_witness.py tests/test_bench_crowd.py
+	tests/test_witness.py tests/test_bench_crowd.py tests/test_address.py
 GIVING_WAY := $(if $(shell command -v chrt),chrt --idle 0,nice -n 19)
 # Tests of a server or a worker, a file in one process, three at a time: they wait much.
 SERVERS := tests/server tests/clients tests/test_channel.py tests/test_local_engine.py tests/test_local_eyes.py \

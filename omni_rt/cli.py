@@ -95,7 +95,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_serving(parser)
     parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", type=int, help="TCP port to listen on")
+    parser.add_argument("--port", type=int, help="TCP port to listen on; 0: any that is free")
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ class IceServer(Section):
 
 class ServerSettings(Section):
     host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8080, ge=1, le=65535, description="TCP port of page and API")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port of page and API; 0: any that is free")
     max_sessions: int = Field(3, ge=1, le=1000, description="sessions served at once; one more is told 'busy'")
     keys_file: str = Field("", description="file of API keys, made by `omni-rt keys`; empty: none")
     allow_without_keys: bool = Field(False, description="serve other machines although no API key is set")

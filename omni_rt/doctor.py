@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from omni_rt.config import Settings
 from omni_rt.engine.memory import available_memory
 from omni_rt.models.manifest import find, is_gguf_path, needed
 from omni_rt.models.store import ModelMissing, ModelStore, State
+from omni_rt.server.address import AddressError, port_of, reserve
 
 # working memory beside the chat model's weights: the other models, the server, one context per session
 _BASE_MEMORY = 900_000_000
@@ -253,16 +253,15 @@ def _machine(settings: Settings, store: ModelStore) -> Iterator[Finding]:
         yield Finding("machine", "memory", "warning" if low else "ok", text, remedy)
     there = next(folder for folder in (store.root, *store.root.parents) if folder.exists())
     yield Finding("machine", "disk", "ok", f"{shutil.disk_usage(there).free / 1e9:.1f} GB free at {there}")
-    address = f"{settings.server.host}:{settings.server.port}"
     try:
-        family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
-        with socket.socket(family) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((settings.server.host, settings.server.port))
-    except OSError as error:
-        remedy = "another server may be running; --port takes another port"
-        yield Finding("machine", "port", "warning", f"{address}: {error.strerror or error}", remedy)
+        listeners = reserve(settings.server.host, settings.server.port)
+    except AddressError as error:
+        address, _, remedy = str(error).partition("; ")
+        yield Finding("machine", "port", "warning", address, remedy)
     else:
+        for listener in listeners:
+            listener.close()
+        address = f"{settings.server.host}:{settings.server.port or port_of(listeners)}"
         yield Finding("machine", "port", "ok", f"{address} is free")
 
 

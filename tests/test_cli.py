@@ -91,7 +91,7 @@ def test_every_command_has_help(command: Sequence[str], capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["serve", "--port", "99999"], "server.port = 99999 is not allowed; it takes a whole number from 1 to 65535"),
+        (["serve", "--port", "99999"], "server.port = 99999 is not allowed; it takes a whole number from 0 to 65535"),
         (["serve", "--engine", "gpt"], "engine.kind = 'gpt' is not allowed; it takes one of 'local', 'qwen3_omni'"),
         (["serve", "--config", "/nowhere.toml"], "cannot read /nowhere.toml"),
         (["serve", "--set", "turn.onset=3"], "unknown key 'turn.onset'; [turn] takes: vad_threshold, onset_ms"),
@@ -163,7 +163,7 @@ def test_config_prints_a_file_that_means_the_same(capsys: pytest.CaptureFixture[
     everything = capsys.readouterr().out
     (tmp_path / "all.toml").write_text(everything)
     assert load(tmp_path / "all.toml") == Settings()
-    assert "# TCP port of page and API; a whole number from 1 to 65535\nport = 8080" in everything
+    assert "# TCP port of page and API; 0: any that is free; a whole number from 0 to 65535\nport = 8080" in everything
 
     kiosk = ROOT / "configs" / "kiosk-small.toml"
     assert cli.main(["config", "--config", str(kiosk), "--set", "server.port=9000"]) == 0

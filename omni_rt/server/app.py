@@ -26,6 +26,7 @@ from omni_rt.engine.witness import WitnessedEngine, witness_settings
 from omni_rt.media.hearing import Ears, Hearing, Report
 from omni_rt.models.store import ModelMissing, ModelStore
 from omni_rt.server import dashscope
+from omni_rt.server.address import AddressError, listen, port_of, reserve
 from omni_rt.server.calls import Calls
 from omni_rt.server.door import Door, Guard, cross_origin
 from omni_rt.server.metrics import Metrics
@@ -135,11 +136,14 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
+    try:
+        listeners = reserve(settings.server.host, settings.server.port)
+    except AddressError as error:
+        log.error("the server cannot start: %s", error)
+        return 1
     server = Server(settings)
     config = uvicorn.Config(
         server.app,
-        host=settings.server.host,
-        port=settings.server.port,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -153,11 +157,14 @@ async def _serve(settings: Settings) -> int:
         # else a full collection looks at all that was loaded, and holds the event loop for some 30 ms
         gc.collect()
         gc.freeze()
-        log.info("ready: http://%s:%d", settings.server.host, settings.server.port)
-        await http.serve()
-    except (EngineError, ModelMissing) as error:
+        listen(listeners)
+        log.info("ready: http://%s:%d", settings.server.host, port_of(listeners))
+        await http.serve(listeners)
+    except (EngineError, ModelMissing, AddressError) as error:
         log.error("the server cannot start: %s", error)
         return 1
     finally:
+        for listener in listeners:
+            listener.close()
         await server.stop()
     return 0 if http.started else 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,8 +12,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from tools.duplex.serving import ready_url
 
 LOG_TAIL = 6000
 # Tests that run beside others leave them a core: models whose threads wait for one another's turn on it are slow.
@@ -52,9 +53,8 @@ def running_server(folder: Path, *overrides: str, ready_s: float = 240.0, factor
     `overrides` are `section.key=value`. `factory` (`module:callable`) makes the engine in the worker, in place of the
     settings. The log goes to `folder`; its end is added to whatever is raised meanwhile.
     """
-    port = _free_port()
-    log = folder / f"server-{port}.log"
-    options = ["--host", "127.0.0.1", "--port", str(port), "--set", f"local.threads={THREADS}", *overrides]
+    log = folder / f"server-{len(list(folder.glob('server-*.log')))}.log"
+    options = ["--host", "127.0.0.1", "--port", "0", "--set", f"local.threads={THREADS}", *overrides]
     code = (
         "from tests.support.strict_events import install_in_server; install_in_server(); "
         "import sys; from omni_rt.cli import main; sys.exit(main(['serve', *sys.argv[1:]]))"
@@ -69,9 +69,9 @@ def running_server(folder: Path, *overrides: str, ready_s: float = 240.0, factor
         process = subprocess.Popen(
             [sys.executable, "-c", code, *options], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-    server = RunningServer(f"http://127.0.0.1:{port}", log, process)
+    server = RunningServer("", log, process)
     try:
-        _wait_until_ready(server, ready_s)
+        server = replace(server, url=_wait_until_ready(server, ready_s))
         yield server
     except BaseException as error:
         error.add_note(f"--- end of {log} ---\n{log.read_text(errors='replace')[-LOG_TAIL:]}")
@@ -80,27 +80,22 @@ def running_server(folder: Path, *overrides: str, ready_s: float = 240.0, factor
         server.stop()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def _wait_until_ready(server: RunningServer, limit_s: float) -> None:
+def _wait_until_ready(server: RunningServer, limit_s: float) -> str:
+    """Its URL."""
     deadline = time.monotonic() + limit_s
     last = "it does not listen"
     while time.monotonic() < deadline:
         status = server.process.poll()
         if status is not None:
             raise RuntimeError(f"the server ended with status {status} before it was ready")
-        try:
-            with urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as answer:
-                json.load(answer)
-                return
-        except urllib.error.HTTPError as error:
-            last = error.read().decode(errors="replace")
-        except OSError:
-            pass
+        if url := ready_url(server.log):
+            try:
+                with urllib.request.urlopen(f"{url}/readyz", timeout=5) as answer:
+                    json.load(answer)
+                    return url
+            except urllib.error.HTTPError as error:
+                last = error.read().decode(errors="replace")
+            except OSError:
+                pass
         time.sleep(0.2)
     raise TimeoutError(f"the server was not ready within {limit_s:.0f} s: {last}")

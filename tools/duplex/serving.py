@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,19 +24,14 @@ class ServerFailed(Exception):
 def serving(log: Path, overrides: Sequence[str]) -> Iterator[str]:
     """`omni-rt serve` on a free port, ready to be called: its URL. What it prints goes to `log`. Raises
     ServerFailed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    command = [sys.executable, "-m", "omni_rt.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "omni_rt.cli", "serve", "--host", "127.0.0.1", "--port", "0"]
     if overrides:
         command += ["--set", *overrides]
     with log.open("wb") as file:
         # A session of its own, so that the group holds the server and its workers and nothing else.
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    url = f"http://127.0.0.1:{port}"
     try:
-        _wait(url, process, log)
-        yield url
+        yield _wait(process, log)
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -56,16 +51,23 @@ def underruns(url: str) -> int:
     return next((int(float(line.split()[1])) for line in lines if line.startswith("omni_output_underruns ")), 0)
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def ready_url(log: Path) -> str | None:
+    """Where a server whose output is in `log` says that it listens; None before it does."""
+    said = re.search(r" ready: (http://\S+)\n", _read(log))
+    return said and said[1]
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerFailed(f"the server ended with status {process.returncode}:\n{_tail(log)}")
-        with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=5):
-            return
+            raise ServerFailed(f"the server ended with status {process.returncode}:\n{_read(log)[-3000:]}")
+        if url := ready_url(log):
+            with suppress(OSError), urllib.request.urlopen(f"{url}/readyz", timeout=5):
+                return url
         time.sleep(0.2)
-    raise ServerFailed(f"the server was not ready within {_READY_S:g} s:\n{_tail(log)}")
+    raise ServerFailed(f"the server was not ready within {_READY_S:g} s:\n{_read(log)[-3000:]}")
 
 
-def _tail(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace")[-3000:]
+def _read(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
