@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from omni_rt.core.conversation import Speech
+from omni_rt.session.moments import monotonic_ms
 from tests.support.stage import Stage, open_stage
 
 LATE_MS = 52
@@ -139,6 +140,18 @@ async def test_create_response_false(stage: Stage, kind: str) -> None:
     await stage.tell(type="response.create")
     await _heard(stage)
     assert stage.last("response.done")["response"]["status"] == "completed"
+
+
+async def test_a_reply_tells_the_moments_of_the_latest_turn(stage: Stage) -> None:
+    await _detect(stage, type="semantic_vad", create_response=False)
+    for _ in range(2):
+        before = monotonic_ms()
+        await stage.listen(1000, True)
+        await stage.listen(1000, False)
+        await stage.settle()
+    await stage.tell(type="response.create")
+    await _heard(stage)
+    assert stage.transport.notes[-1]["moments"]["turn_end_decided"] > before
 
 
 @pytest.mark.parametrize("kind", ["server_vad", "semantic_vad"])

@@ -278,8 +278,8 @@ class Duplex:
                 return self._speculate()
             case SpeechResumed():
                 return self._abandon()
-            case TurnEnded(speech_end_ms):
-                return self._turn_ended(speech_end_ms)
+            case TurnEnded(speech_end_ms, near=near):
+                return self._turn_ended(speech_end_ms, near)
 
     def _speech_started(self, at_ms: int) -> list[Action]:
         if self._overlap is not None:
@@ -299,17 +299,19 @@ class Duplex:
         from_ms = max(self._taken_ms, speech_ms - self._turns.policy.pre_roll_ms)
         return OpenUtterance(from_ms, max(from_ms, speech_ms))
 
-    def _turn_ended(self, speech_end_ms: int) -> list[Action]:
+    def _turn_ended(self, speech_end_ms: int, near: bool = True) -> list[Action]:
+        """What nobody near the microphone said is kept, and not answered."""
         if not self._utterance_open:
             return self._overlap_over(speech_end_ms)
         hushed = self._hushed_ms is not None and speech_end_ms <= self._hushed_ms
         close = CloseUtterance(speech_end_ms)
         self._close_turn(speech_end_ms)
-        if self._phase is ReplyPhase.HELD:
+        if self._phase is ReplyPhase.HELD and near:
             self._phase = ReplyPhase.MAKING
             return [close, ReleaseReply(self._generation)]
-        self._owed = self._owed or (self.policy.create_reply and not hushed)
-        return [close, *self._settle()]
+        abandoned = self._abandon()
+        self._owed = self._owed or (self.policy.create_reply and near and not hushed)
+        return [*abandoned, close, *self._settle()]
 
     def _close_turn(self, taken_ms: int) -> None:
         self._utterance_open = False

@@ -13,6 +13,7 @@ from typing import Literal
 
 from omni_rt.core.actions import Action, Duck, Hold, Overhear
 from omni_rt.core.overheard import Meaning
+from omni_rt.core.turns import NEAR_MS
 
 Verdict = Literal["interruption", "aside"]
 
@@ -31,7 +32,7 @@ class OverlapPolicy:
     """
 
     interrupt_ms: int
-    clear_ms: int = 96
+    clear_ms: int = NEAR_MS
     yield_ms: int = 200
     by_words: bool = False
     hold_ms: int = 160

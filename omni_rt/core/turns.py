@@ -30,6 +30,9 @@ LEAST = 0.01
 # Speech is beyond doubt so far above the threshold, and from here on. It is in 96 ms of the first 400 that somebody
 # says near the microphone, over an echo at -10 dB and 15 dB softer than usual too; in most of a crowd it never is.
 _CLEAR_MARGIN, _CLEAR = 0.4, 0.9
+# So much of it is somebody's near the microphone. So is an utterance that is so many times as loud as the quietest
+# moment of the pause after it, as a whisper is: people behind the speaker are not all silent at once.
+NEAR_MS, _STANDS_OUT = 96, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class TurnPolicy:
     `brief_silence_ms` at least, whatever the witnesses say. A word by itself that the second witness doubts, as no
     sentence ends so, is waited upon as long, and by the score beyond that. The person's own pauses move both ends of
     the wait (`Patience`). While the words are asked for (`TurnDetector.await_words`) a turn waits for them up to
-    `words_ms`.
+    `words_ms`. A turn found by its score is also judged for whose it was: people behind the speaker are no one to
+    answer (`TurnEnded.near`).
 
     It takes `onset_ms` of speech to open a turn and as much to go on after a pause, so that a click does neither; while
     that may be coming no score ends the turn.
@@ -147,10 +151,12 @@ class SpeechResumed:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The user has finished; speech ended at `speech_end_ms`, which was known at `decided_ms`."""
+    """The user has finished; speech ended at `speech_end_ms`, which was known at `decided_ms`. If it was not `near`,
+    nobody has spoken to the microphone."""
 
     speech_end_ms: int
     decided_ms: int
+    near: bool = True
 
 
 TurnSignal = SpeechStarted | ScoreWanted | Hesitated | SpeechResumed | TurnEnded
@@ -164,6 +170,7 @@ class TurnDetector:
         self._now_ms = 0
         self._run_start_ms = 0
         self._run_ms = self._run_clear_ms = 0
+        self._run_loudest, self._quietest = 0.0, math.inf
         self._score: float | None = None
         self._words = _UNKNOWN
         self._awaiting_words = False
@@ -210,6 +217,7 @@ class TurnDetector:
         length = window.at_ms - before_ms
         if self._speaking and before_ms == self._speech_end_ms:
             if window.speech < max(LEAST, self.policy.threshold - RELEASE_MARGIN):
+                self._quiet(window)
                 return self._pausing()
             self._speech_end_ms = window.at_ms
             self.speech_ms += length
@@ -246,11 +254,24 @@ class TurnDetector:
         """Weigh a window outside of speech: one that is none takes away what one that is has given."""
         if window.speech < max(LEAST, self.policy.threshold):
             self._run_ms = max(0, self._run_ms - length)
+            self._quiet(window)
             return
         if not self._run_ms:
-            self._run_start_ms, self._run_clear_ms = start_ms, 0
+            self._run_start_ms, self._run_clear_ms, self._run_loudest = start_ms, 0, 0.0
         self._run_ms += length
+        self._run_loudest = max(self._run_loudest, window.level or 0.0)
         self._run_clear_ms += length if self._is_clear(window) else 0
+
+    def _quiet(self, window: Activity) -> None:
+        if window.level is not None:
+            self._quietest = min(self._quietest, window.level)
+
+    @property
+    def _near(self) -> bool:
+        """Whoever chose a fixed silence, or does not know levels, is not asked."""
+        if self.policy.fixed_silence_ms is not None or not self._loudest:
+            return True
+        return self.clear_ms >= NEAR_MS or self._loudest > _STANDS_OUT * self._quietest
 
     def _going_quiet(self, level: float | None) -> list[TurnSignal]:
         """Within speech, as far as voice activity knows."""
@@ -270,11 +291,13 @@ class TurnDetector:
         self._speech_end_ms = self._loud_end_ms = self._now_ms
         self.speech_ms += self._run_ms
         self.clear_ms += self._run_clear_ms
+        self._loudest = max(self._loudest, self._run_loudest)
         self._begin_pause()
         return SpeechResumed(self._run_start_ms) if resumed else SpeechStarted(self._run_start_ms)
 
     def _begin_pause(self) -> None:
         self._run_ms = 0
+        self._quietest = math.inf
         self._score = self._asked_ms = None
         self._words = _UNKNOWN
         self._awaiting_words = self._hesitated = False
@@ -306,6 +329,6 @@ class TurnDetector:
         if self.silence_ms < wait_ms or resuming:
             return []
         self.patience.turn_ended()
-        ended = TurnEnded(self._speech_end_ms, self._now_ms)
+        ended = TurnEnded(self._speech_end_ms, self._now_ms, self._near)
         self.reset()
         return [ended]

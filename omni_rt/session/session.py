@@ -316,7 +316,8 @@ class Session:
         assert utterance is not None
         if utterance.held_ms is None and self.link.session is not None:
             self.link.session.commit(utterance.item_id)
-        self._turn = self._turn or Moments()
+        if self._turn is None or self._turn.get("turn_end_decided") is not None:  # of a turn that nothing answered
+            self._turn = Moments()
         self._turn.mark("user_speech_end", self._wall(speech_end_ms))
         self._turn.mark("turn_end_decided")
         if utterance.told:

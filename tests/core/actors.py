@@ -14,12 +14,14 @@ WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Something at the microphone; `speech` is how much the voice activity detector believes in it."""
+    """Something at the microphone; `speech` is how much the voice activity detector believes in it, `level` its root
+    mean square out of 32768."""
 
     start_ms: int
     end_ms: int
     text: str = ""
     speech: float = 0.95
+    level: float = 1500.0
 
 
 def noise(start_ms: int, end_ms: int, every_ms: int, bump_ms: int = WINDOW_MS, speech: float = 0.8) -> list[Sound]:
@@ -29,15 +31,20 @@ def noise(start_ms: int, end_ms: int, every_ms: int, bump_ms: int = WINDOW_MS, s
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """All that reaches the microphone."""
+    """All that reaches the microphone. What is silent otherwise has `room` as its level; None: levels are not
+    known."""
 
     sounds: tuple[Sound, ...]
+    room: float | None = None
 
     def activity(self, at_ms: int) -> Activity:
         """The window that ends at `at_ms`: what fills at least half of it counts."""
         start = at_ms - WINDOW_MS
-        heard = [s.speech for s in self.sounds if min(at_ms, s.end_ms) - max(start, s.start_ms) >= WINDOW_MS // 2]
-        return Activity(at_ms, max(heard, default=0.02))
+        heard = [s for s in self.sounds if min(at_ms, s.end_ms) - max(start, s.start_ms) >= WINDOW_MS // 2]
+        speech = max((s.speech for s in heard), default=0.02)
+        if self.room is None:
+            return Activity(at_ms, speech)
+        return Activity(at_ms, speech, max((s.level for s in heard), default=self.room))
 
     def words(self, from_ms: int, to_ms: int) -> str:
         """What of it has its middle inside a stretch of audio."""

@@ -103,6 +103,7 @@ class Dialogue:
         loudspeaker: Loudspeaker | None = None,
         client: Sequence[tuple[int, Deed]] = (),
         overhear: Overhearing | None = None,
+        room: float | None = None,
     ) -> None:
         self.log: list[tuple[int, Action]] = []
         self.conversation = Conversation()
@@ -114,7 +115,7 @@ class Dialogue:
         self.playout = Playout()
         self.order = Order()
         self.loudspeaker = loudspeaker or Loudspeaker()
-        self._voice = Voice(sounds)
+        self._voice = Voice(sounds, room)
         self._judge = judge or Judge()
         self._overhearing = overhear
         self._plans = replies

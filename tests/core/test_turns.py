@@ -286,6 +286,54 @@ def test_a_twentieth_of_the_loudest_is_quiet(level: float, asked: bool) -> None:
     assert bool(level_speaking().hear_level(20, LOUD, level).take()) == asked
 
 
+def ended(listener: Listener) -> TurnEnded:
+    (end,) = (signal for signal in listener.take() if isinstance(signal, TurnEnded))
+    return end
+
+
+@pytest.mark.parametrize(
+    ("speech", "level", "pause", "near"),
+    [
+        (0.6, 200, 70, False),
+        (0.6, 200, 60, True),
+        (0.6, 3000, 1100, False),
+        (LOUD, 200, 70, True),
+        (0.6, 0, 0, True),
+    ],
+)
+def test_whoever_speaks_beyond_doubt_or_is_silent_afterwards_is_near(
+    speech: float, level: float, pause: float, near: bool
+) -> None:
+    listener = Listener().hear_level(10, QUIET, 20).hear_level(10, speech, level).hear_level(60, QUIET, pause)
+    assert ended(listener).near == near
+
+
+@pytest.mark.parametrize(("clear", "near"), [(2, False), (3, True)])
+def test_96_ms_of_speech_beyond_doubt_are_somebody_near(clear: int, near: bool) -> None:
+    listener = Listener().hear_level(10, 0.6, 200).hear_level(clear, LOUD, 200).hear_level(60, QUIET, 100)
+    assert ended(listener).near == near
+
+
+def test_the_pause_that_ends_a_turn_counts_and_its_quietest_moment() -> None:
+    """People behind the speaker were silent for a moment; and somebody who whispers clicked afterwards."""
+    crowd = Listener().hear_level(10, 0.6, 200).hear_level(6, QUIET, 20).hear_level(10, 0.6, 200)
+    assert not ended(crowd.hear_level(60, QUIET, 100)).near
+    whisper = Listener().hear_level(10, 0.6, 200).hear_level(20, QUIET, 100).hear_level(1, QUIET, 20)
+    assert ended(whisper.hear_level(60, QUIET, 100)).near
+
+
+def test_the_shortest_utterance_has_a_level_as_well() -> None:
+    listener = Listener().hear_level(3, 0.6, 200)
+    assert not ended(listener.hear_level(60, QUIET, 100)).near
+    assert ended(Listener().hear_level(3, 0.6, 200).hear_level(60, QUIET, 20)).near
+
+
+def test_with_a_fixed_silence_or_no_levels_everybody_is_near() -> None:
+    fixed = Listener(FIXED).hear_level(10, 0.6, 200).hear_level(60, QUIET, 100)
+    assert ended(fixed).near
+    assert ended(Listener().hear(10, 0.6).hear(60, QUIET)).near
+
+
 def test_who_waits_for_a_fixed_silence_asks_about_no_quiet() -> None:
     assert level_speaking(FIXED).hear_level(20, LOUD, 10).take() == []
 
