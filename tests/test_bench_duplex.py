@@ -467,6 +467,10 @@ def test_noise_is_counted_by_the_minute_over_replies_and_alone() -> None:
     assert found["false_interruptions_per_minute"].value == pytest.approx(20.0, rel=0.01)  # one in 3 s of it
     assert found["noise_over_reply"].value == 0.05
     assert found["false_turns_per_minute"].value == 10
+    assert found["false_replies_per_minute"].value == 0
+
+    made.tell(5.1, "response.created", response={"id": "r2"})
+    assert rows(made.analysed())["false_replies_per_minute"].value == 10
 
 
 def test_what_the_echo_does_is_counted_once() -> None:

@@ -1,11 +1,14 @@
-"""How often people who talk behind the speaker stop a reply, and how soon a person near the microphone does.
+"""How often people who talk behind the speaker stop a reply or are answered, and how soon a person near the microphone
+stops it, and whether one is answered.
 
     python -m tools.bench_crowd --json docs/benchmarks/crowd_local.json
 
 Voice activity, the core and the local recogniser as a session has them, faster than real time, over a reply without
 end; words come 96 ms after they were asked for. `words_...`: by the words; `length_...`: by the length of the speech,
 as with an engine that cannot tell words; `..._any_...`: the same without the rule that some of the speech must be
-beyond doubt (`OverlapPolicy.clear_ms`). No held-out clip is among them.
+beyond doubt (`OverlapPolicy.clear_ms`). `turns_...`: while no reply is heard, with smart-turn's score 64 ms after it
+was asked for and no words; each crowd goes on until the end, so that what ends a turn is a moment in which it is
+softer. No held-out clip is among them.
 """
 
 from __future__ import annotations
@@ -22,8 +25,11 @@ from omni_rt.config import Settings, cache_dir
 from omni_rt.core.actions import Duck, Hold, Overhear, StopReply, Unduck
 from omni_rt.core.duplex import Duplex, DuplexPolicy
 from omni_rt.core.overheard import Meaning, classify
-from omni_rt.core.timeline import WINDOW_MS, Activity
+from omni_rt.core.timeline import WINDOW_MS, Activity, EndScore
+from omni_rt.core.turns import ScoreWanted, SpeechStarted, TurnDetector, TurnEnded, TurnPolicy
 from omni_rt.engine.api import INPUT_RATE, Capabilities, Pcm
+from omni_rt.media.end_of_turn import SmartTurn
+from omni_rt.media.hearing import root_mean_square
 from omni_rt.media.vad import WINDOW, SileroVad, VadState
 from omni_rt.models.manifest import HEARING
 from omni_rt.models.store import ModelStore
@@ -35,12 +41,13 @@ from tools.duplex.clips import Clip, for_tuning, read_clips
 from tools.duplex.microphone import in_room
 from tools.duplex.sounds import crowd
 
-TOLD_MS = 96
+TOLD_MS, SCORED_MS = 96, 64
 CROWDS, CROWD_S = 40, 7.0
 PERSON_DB = (0, -12)
+TURN_DB = (0, -12, -20)
 ROOMS = 3
 _MS = INPUT_RATE // 1000
-_LEAD_MS, _TAIL_MS = 500, 1000
+_LEAD_MS, _TAIL_MS = 500, 2000
 
 Words = Callable[[Pcm], Meaning]
 
@@ -90,6 +97,28 @@ def play(pcm: Pcm, policy: DuplexPolicy, vad: SileroVad, words: Words) -> Over:
     return Over(stops, held_ms)
 
 
+def turns(pcm: Pcm, policy: TurnPolicy, vad: SileroVad, smart_turn: SmartTurn) -> list[bool]:
+    """Of each turn that `pcm` takes while no reply is heard, whether it is answered."""
+    state, detector = VadState(), TurnDetector(policy)
+    near, began_ms = list[bool](), 0
+    scored: list[tuple[int, EndScore]] = []
+    for start in range(0, len(pcm) - WINDOW + 1, WINDOW):
+        window, now_ms = pcm[start : start + WINDOW], (start + WINDOW) // _MS
+        signals = detector.step(Activity(now_ms, vad.step(state, window), root_mean_square(window)))
+        while scored and scored[0][0] <= now_ms:
+            signals += detector.judge(scored.pop(0)[1])
+        for signal in signals:
+            match signal:
+                case SpeechStarted(at_ms):
+                    began_ms = max(0, at_ms - policy.pre_roll_ms)
+                case ScoreWanted(at_ms):
+                    score = smart_turn.score(pcm[began_ms * _MS : at_ms * _MS])
+                    scored.append((now_ms + SCORED_MS, EndScore(at_ms, score)))
+                case TurnEnded():
+                    near.append(signal.near)
+    return near
+
+
 def _speaking(policy: DuplexPolicy) -> Duplex:
     duplex = Duplex(policy)
     duplex.create_reply()
@@ -118,8 +147,28 @@ def _silence(samples: int) -> Pcm:
     return np.zeros(samples, np.int16)
 
 
-def measure(vad: SileroVad, words: Words) -> list[Row]:
-    clips = for_tuning(read_clips())
+def measure_turns(clips: Sequence[Clip], vad: SileroVad, smart_turn: SmartTurn) -> list[Row]:
+    policy = policies()["words"].turns
+    assert policy is not None
+    behind = crowds(clips)
+    taken = [near for pcm in behind for near in turns(pcm, policy, vad, smart_turn)]
+    minutes = len(behind) * CROWD_S / 60
+    rows = [
+        Row("turns_crowd_taken", "1/min", len(behind), value=round(len(taken) / minutes, 2)),
+        Row("turns_crowd_answered", "1/min", len(behind), value=round(sum(taken) / minutes, 2)),
+    ]
+    for db in TURN_DB:
+        found = [turns(pcm, policy, vad, smart_turn) for pcm, _ in people(clips, db)]
+        for name, happened in (
+            ("missed", [not near for near in found]),
+            ("unanswered", [bool(near) and not any(near) for near in found]),
+        ):
+            share = round(sum(happened) / len(happened), 4)
+            rows.append(Row(f"turns_person_{-db}db_{name}", "share", len(happened), value=share))
+    return rows
+
+
+def measure(clips: Sequence[Clip], vad: SileroVad, words: Words) -> list[Row]:
     behind, near = crowds(clips), {db: list(people(clips, db)) for db in PERSON_DB}
     minutes = len(behind) * CROWD_S / 60
     rows: list[Row] = []
@@ -142,8 +191,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the result there")
     arguments = parser.parse_args()
-    vad, recogniser = SileroVad(ModelStore(cache_dir()).path(HEARING[0])), load_recogniser()
-    report = Report(measure(vad, lambda pcm: classify(recogniser.overhear(pcm), "en")))
+    store = ModelStore(cache_dir())
+    vad, smart_turn = SileroVad(store.path(HEARING[0])), SmartTurn(store.path(HEARING[1]))
+    clips, recogniser = for_tuning(read_clips()), load_recogniser()
+    over = measure(clips, vad, lambda pcm: classify(recogniser.overhear(pcm), "en"))
+    report = Report([*over, *measure_turns(clips, vad, smart_turn)])
     print(report.table())
     if arguments.json:
         report.write(arguments.json)

@@ -166,13 +166,13 @@ class Hearing:
 
         def judge() -> tuple[list[tuple[float, float]], bool]:
             if echo is None:
-                return [(step(state, window), _level(window)) for window in batch], True
+                return [(step(state, window), root_mean_square(window)) for window in batch], True
             for tell in told:
                 tell(echo)
             found: list[tuple[float, float]] = []
             for index, window in enumerate(batch):
                 heard = echo.hear(window, at + index * WINDOW)
-                found.append((step(state, heard.pcm) * (1 - heard.explained), _level(heard.pcm)))
+                found.append((step(state, heard.pcm) * (1 - heard.explained), root_mean_square(heard.pcm)))
             return found, echo.delay_ms is None and not heard.explained
 
         def judged(done: asyncio.Future[tuple[list[tuple[float, float]], bool]]) -> None:
@@ -206,7 +206,7 @@ class Hearing:
                 logger.error("voice activity failed before its window was full", exc_info=error)
                 return
             if self._hears_nothing_played:
-                self._tell(EarlyActivity(at_ms, done.result(), _level(latest[-WINDOW:])))
+                self._tell(EarlyActivity(at_ms, done.result(), root_mean_square(latest[-WINDOW:])))
 
         judging = self._loop.run_in_executor(self._ears.activity_thread, self._ears.vad.peek, self._state, latest)
         judging.add_done_callback(judged)
@@ -238,6 +238,7 @@ class Hearing:
             self._report(event)
 
 
-def _level(window: Pcm) -> float:
+def root_mean_square(window: Pcm) -> float:
+    """Its level out of 32768."""
     samples = window.astype(np.float32)
     return float(np.sqrt(samples @ samples / len(samples)))

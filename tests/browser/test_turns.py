@@ -55,3 +55,23 @@ def test_people_who_talk_behind_the_speaker_do_not_stop_the_answer(visit: Visit)
     assert not visit.events("output_audio_buffer.cleared")
     assert len(visit.events("response.created")) == 1
     assert word_error_rate(written, sounded) <= 0.2, f"written {written!r}, sounded {sounded!r}"
+
+
+def test_people_who_talk_behind_the_speaker_are_not_answered(visit: Visit) -> None:
+    """Somebody who speaks to the microphone in their midst is understood and answered."""
+    behind = crowd([clip for clip in CLIPS.values() if clip.kind == "turn"], 16.0, seed=3).pcm
+    clip = CLIPS["only_person"]
+    began = 7 * INPUT_RATE
+    sound = behind.astype(np.int32)
+    sound[began : began + len(clip.pcm)] += clip.pcm
+    visit.speak(np.clip(sound, -32768, 32767).astype(np.int16))
+    said = visit.now() - 1000 * (len(sound) - began) / INPUT_RATE
+    committed = [event["at"] for event in visit.events("input_audio_buffer.committed")]
+    assert min(committed) < said < max(committed)
+    created = visit.event("response.created")["at"]
+    assert said + 1000 * clip.offset / INPUT_RATE < created
+    understood = visit.events("conversation.item.input_audio_transcription.completed")
+    (asked,) = (event["transcript"] for event in understood if said < event["at"] <= created + 1)
+    assert word_error_rate(clip.words, asked) <= 0.2, asked
+    assert np.abs(visit.heard(0, said)).max() < QUIET
+    visit.event("output_audio_buffer.started")

@@ -120,7 +120,7 @@ def _noise_rows(analyses: Sequence[Analysis], groups: Iterable[str]) -> list[Row
     noisy = [each for each in analyses if each.recording.group in _NOISES]
     if not noisy:
         return []
-    stops, over_s, turns, idle_s = 0, 0.0, 0, 0.0
+    stops, over_s, turns, answers, idle_s = 0, 0.0, 0, 0, 0.0
     for each in noisy:
         stops += sum(overlap.stopped and not overlap.resumed for overlap in each.overlaps)
         for overlap in each.overlaps:
@@ -129,10 +129,12 @@ def _noise_rows(analyses: Sequence[Analysis], groups: Iterable[str]) -> list[Row
             if said.kind in _NOISES and not said.over:
                 idle_s += said.offset - said.onset
                 turns += _turns_between(each, said.onset, said.offset + JUDGED_S)
+                answers += _count(each, "response.created", said.onset, said.offset + JUDGED_S)
     return [
         Row("false_interruptions_per_minute", "1/min", len(noisy), value=_per_minute(stops, over_s)),
         Row("noise_over_reply", "min", len(noisy), value=round(over_s / 60, 2)),
         Row("false_turns_per_minute", "1/min", len(noisy), value=_per_minute(turns, idle_s)),
+        Row("false_replies_per_minute", "1/min", len(noisy), value=_per_minute(answers, idle_s)),
     ]
 
 
@@ -237,8 +239,11 @@ def _skipped(analyses: Sequence[Analysis], *kinds: str) -> int:
 
 
 def _turns_between(analysis: Analysis, begin: float, end: float) -> int:
-    events = analysis.recording.events
-    return sum(event.type == "input_audio_buffer.committed" and begin <= event.at <= end for event in events)
+    return _count(analysis, "input_audio_buffer.committed", begin, end)
+
+
+def _count(analysis: Analysis, kind: str, begin: float, end: float) -> int:
+    return sum(event.type == kind and begin <= event.at <= end for event in analysis.recording.events)
 
 
 def _values(turns: Sequence[TurnOutcome], of: Callable[[TurnOutcome], float | None]) -> list[float]:
