@@ -375,8 +375,9 @@ class Duplex:
 
     def _set_aside(self, overlap: Overlap) -> list[Action]:
         """It was no interruption."""
-        if self._turns is not None:
+        if overlap.is_near:
             self._aside = overlap.start_ms, overlap.end_ms
+        if self._turns is not None:
             self._turns.reset()
         return self._end_overlap()
 

@@ -68,6 +68,11 @@ class Overlap:
         self._known_speech_ms = 0
 
     @property
+    def is_near(self) -> bool:
+        """Enough of the latest was beyond doubt."""
+        return sum(ms for _, ms in self._beyond_doubt) >= self.policy.clear_ms
+
+    @property
     def wants_quiet(self) -> bool:
         """All that was said, as far as it is known, is that the assistant should be silent."""
         return self._kind == "stop" and self.end_ms <= self._known_ms
@@ -112,36 +117,32 @@ class Overlap:
         while self._beyond_doubt and self._beyond_doubt[0][0] <= now_ms - self.policy.clip_ms:
             self._beyond_doubt.popleft()
 
-    @property
-    def _clear(self) -> bool:
-        return sum(ms for _, ms in self._beyond_doubt) >= self.policy.clear_ms
-
     def _verdict(self) -> Verdict | None:
         policy, silent = self.policy, self._silence_ms >= self.policy.yield_ms
         if not policy.by_words:
-            if self._clear and self.speech_ms >= policy.interrupt_ms:
+            if self.is_near and self.speech_ms >= policy.interrupt_ms:
                 return "interruption"
             return "aside" if silent else None
         if self._kind == "stop":
             return "interruption"
         wanted = self._kind == "words" and (self._known_speech_ms >= policy.sure_ms or self._known_ms >= self.end_ms)
-        if wanted and self._clear:
+        if wanted and self.is_near:
             return "interruption"
         if silent and not self._held:
             return "aside"
         if silent and self._known_ms >= self.end_ms:
             return "aside"
         if silent and self._silence_ms >= policy.patience_ms:
-            return "interruption" if self._clear and self.speech_ms >= 2 * policy.interrupt_ms else "aside"
+            return "interruption" if self.is_near and self.speech_ms >= 2 * policy.interrupt_ms else "aside"
         endless = self.speech_ms >= policy.limit_ms and self._kind != "nothing"
-        return "interruption" if self._clear and endless else None
+        return "interruption" if self.is_near and endless else None
 
     def _wonder(self, now_ms: int) -> list[Action]:
         policy, actions = self.policy, list[Action]()
         known_ms = policy.sure_ms + (policy.asks - 1) * policy.again_ms
         nothing = self._kind == "nothing" and self._known_speech_ms >= known_ms
         doubtful = self._known_speech_ms >= policy.sure_ms or self.speech_ms >= policy.limit_ms
-        noise = nothing or (not self._clear and doubtful)
+        noise = nothing or (not self.is_near and doubtful)
         wanted = self._known_speech_ms + policy.again_ms if self._known_speech_ms else policy.sure_ms
         if noise:
             self.start_ms = max(self.start_ms, now_ms - policy.clip_ms)

@@ -73,5 +73,13 @@ def test_a_reply_that_the_client_asked_for_meanwhile_is_made(asked_ms: int) -> N
     assert d.history[0] == ("user", "chatter")
 
 
+@pytest.mark.parametrize(("speech", "answered"), [(0.8, False), (0.95, True)])
+def test_over_the_last_moments_of_a_reply_a_crowd_is_no_answer_to_it(speech: float, answered: bool) -> None:
+    """The reply's sound leaves from 2200 to 3800; a word by somebody near the microphone is an answer."""
+    d = in_a_crowd(replace(PERSON, start_ms=512, end_ms=1536), Sound(3488, 3616, "yes", speech, 200.0))
+    assert (("user", "yes") in d.history) == answered
+    assert len(begun(d)) == 1 + answered
+
+
 def test_whoever_asks_for_turns_by_silence_alone_gets_them() -> None:
     assert begun(in_a_crowd(CROWD, policy=SERVER_VAD)) == [StartReply(1)]
