@@ -469,8 +469,19 @@ def test_noise_is_counted_by_the_minute_over_replies_and_alone() -> None:
     assert found["false_turns_per_minute"].value == 10
     assert found["false_replies_per_minute"].value == 0
 
-    made.tell(5.1, "response.created", response={"id": "r2"})
-    assert rows(made.analysed())["false_replies_per_minute"].value == 10
+
+@pytest.mark.parametrize(("typed", "answered"), [(False, 10), (True, 0)])
+def test_a_turn_of_a_noise_is_answered_unless_something_typed_is(typed: bool, answered: float) -> None:
+    made = Made("crowd")
+    made.say("crowd", 1.0, 7.0)
+    made.turn(5.0)
+    made.tell(5.0, "conversation.item.added", item={"role": "user", "content": [{"type": "input_audio"}]})
+    if typed:
+        made.tell(5.2, "conversation.item.added", item={"role": "user", "content": [{"type": "input_text"}]})
+    made.tell(5.3, "response.created", response={"id": "r"})
+    made.tell(5.5, "conversation.item.added", item={"role": "assistant", "content": []})
+    made.tell(6.0, "response.created", response={"id": "asked for"})
+    assert rows(made.analysed())["false_replies_per_minute"].value == answered
 
 
 def test_what_the_echo_does_is_counted_once() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from omni_rt.client.report import Row
@@ -10,12 +10,14 @@ from tools.duplex.analysis import Analysis
 from tools.duplex.clips import Clip, held_out
 from tools.duplex.outcomes import JUDGED_S, OverlapOutcome, TurnOutcome
 from tools.duplex.policies import OURS, PEERS
+from tools.duplex.recording import Event
 from tools.duplex.scenes import PAUSES_S
 
 # Silences up to here inside a turn are everybody's; the rate that has to be reached is of these.
 _ORDINARY_PAUSE_S = 1.0
 # A resumed reply is exact if no more of its voice was lost, and no more came twice.
 _EXACT_MS = 60.0
+_TURN = "input_audio_buffer.committed"
 _NOISES = ("typing", "crowd")
 _FEATURES = ("wait", "pause", "answer")
 
@@ -129,7 +131,7 @@ def _noise_rows(analyses: Sequence[Analysis], groups: Iterable[str]) -> list[Row
             if said.kind in _NOISES and not said.over:
                 idle_s += said.offset - said.onset
                 turns += _turns_between(each, said.onset, said.offset + JUDGED_S)
-                answers += _count(each, "response.created", said.onset, said.offset + JUDGED_S)
+                answers += _answered_between(each, said.onset, said.offset + JUDGED_S)
     return [
         Row("false_interruptions_per_minute", "1/min", len(noisy), value=_per_minute(stops, over_s)),
         Row("noise_over_reply", "min", len(noisy), value=round(over_s / 60, 2)),
@@ -239,11 +241,27 @@ def _skipped(analyses: Sequence[Analysis], *kinds: str) -> int:
 
 
 def _turns_between(analysis: Analysis, begin: float, end: float) -> int:
-    return _count(analysis, "input_audio_buffer.committed", begin, end)
+    return sum(event.type == _TURN for event in _events_between(analysis, begin, end))
 
 
-def _count(analysis: Analysis, kind: str, begin: float, end: float) -> int:
-    return sum(event.type == kind and begin <= event.at <= end for event in analysis.recording.events)
+def _answered_between(analysis: Analysis, begin: float, end: float) -> int:
+    """Turns after which a reply was begun that nothing typed asked for."""
+    of_turn, count = False, 0
+    for event in _events_between(analysis, begin, end):
+        if event.type == "response.created":
+            count += of_turn
+        if event.type in (_TURN, "response.created") or _is_typed(event):
+            of_turn = event.type == _TURN
+    return count
+
+
+def _is_typed(event: Event) -> bool:
+    item = event.body["item"] if event.type == "conversation.item.added" else {}
+    return item.get("role") == "user" and any(part["type"] == "input_text" for part in item["content"])
+
+
+def _events_between(analysis: Analysis, begin: float, end: float) -> Iterator[Event]:
+    return (event for event in analysis.recording.events if begin <= event.at <= end)
 
 
 def _values(turns: Sequence[TurnOutcome], of: Callable[[TurnOutcome], float | None]) -> list[float]:
