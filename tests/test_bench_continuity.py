@@ -20,6 +20,12 @@ TEXT = (
     "It was a cold and windy morning when the two brothers went down to the harbour. "
     "They carried the planks that their uncle had left behind, and began to build."
 )
+# As a small model tells stories.
+TWICE = (
+    "A baker named Bob couldn't sleep because he was worried about his customers. He had a big, busy day, and he was "
+    "worried about whether they would be ready for his baked goods. He couldn't sleep because he was worried about his "
+    "customers. He had a big, busy day, and he was worried about whether"
+)
 HELD_MS = 400
 
 
@@ -62,6 +68,11 @@ def test_a_reply_that_goes_on_where_it_stood_loses_and_repeats_nothing(
     held_ms: int, speak: Callable[[str], Pcm]
 ) -> None:
     assert heard(speak(TEXT), held_ms - 100, held_ms) == Continuity(0, 0)
+
+
+@pytest.mark.parametrize("held_ms", range(600, 20_000, 2600))
+def test_what_is_told_twice_is_not_taken_for_repeated(held_ms: int, speak: Callable[[str], Pcm]) -> None:
+    assert heard(speak(TWICE), held_ms - 100, held_ms) == Continuity(0, 0)
 
 
 @pytest.mark.parametrize("skipped", [10, -10])

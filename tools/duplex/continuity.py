@@ -20,8 +20,11 @@ Wave = npt.NDArray[np.float64]
 _BLOCK = OUTPUT_RATE // 200
 _AUDIBLE, _AUDIBLE_DUCKED = 30.0, 150.0
 # Packets that are looked for together, and how alike they must be to the voice after Opus, of 1: where they are
-# expected, and elsewhere, as a voice is like itself a little later.
-_TOGETHER, _SAME, _MOVED = 4, 0.7, 0.9
+# expected, and elsewhere, as a voice is like itself a little later and says the same words in the same way.
+_TOGETHER, _SAME = 4, 0.7
+_TOGETHER_MOVED, _MOVED = 8, 0.9
+# Packets at the edges of a silence that are partly silent.
+_EDGES = 2
 # How far from where it is expected, behind and before, a sound is looked for; and how far it may be off there.
 _BACK_S, _ON_S, _OFF_S = 1.0, 2.5, 0.01
 # What is told of sounds that begin or end within packets is not better known than this.
@@ -44,23 +47,21 @@ def continuity(reply: HeardReply, speak: Callable[[str], Pcm]) -> Continuity | N
     size, known = heard.shape[1], speak(reply.text).astype(np.float64)
     sounding = root_mean_square(heard) > _AUDIBLE
     lost = repeated = 0.0
-    after: int | None = None
-    number = last = 0
+    after = number = last = 0
     while number + _TOGETHER <= len(heard):
-        own = slice(number, number + _TOGETHER)
-        at = _place(heard[own].ravel(), known, after) if sounding[own].all() else None
+        since = range(max(0, int(sounding[last:number].sum()) - _EDGES) * size, (number - last) * size)
+        at = _place(heard[number:], sounding[number:], known, after, since)
         if at is None:
             number += 1
             continue
-        if after is not None:
-            came = _loud_ms(heard[last:number].ravel(), _AUDIBLE)
-            missing = _between_ms(known, after, at, _AUDIBLE_DUCKED) - came
-            again = came - _between_ms(known, after, at, _AUDIBLE)
-            lost += missing if missing > _UNSURE_MS else 0.0
-            repeated += again if again > _UNSURE_MS else 0.0
+        came = _loud_ms(heard[last:number].ravel(), _AUDIBLE)
+        missing = _between_ms(known, after, at, _AUDIBLE_DUCKED) - came
+        again = came - _between_ms(known, after, at, _AUDIBLE)
+        lost += missing if missing > _UNSURE_MS else 0.0
+        repeated += again if again > _UNSURE_MS else 0.0
         number = last = number + _TOGETHER
         after = at + _TOGETHER * size
-    return None if after is None else Continuity(lost, repeated)
+    return Continuity(lost, repeated) if after else None
 
 
 def _loud_ms(sound: Wave, least: float) -> float:
@@ -73,13 +74,27 @@ def _between_ms(known: Wave, begin: int, end: int, least: float) -> float:
     return _loud_ms(known[begin:end], least) - _loud_ms(known[end:begin], least)
 
 
-def _place(part: Wave, known: Wave, expected: int | None) -> int | None:
-    """Where in what is known a part lies, near where it is expected, if that is known."""
-    if expected is None:
-        return find(part, known)
-    for back_s, on_s, least in ((_OFF_S, _OFF_S, _SAME), (_BACK_S, _ON_S, _MOVED)):
-        begin = max(0, expected - round(back_s * OUTPUT_RATE))
-        at = find(part, known[begin : expected + len(part) + round(on_s * OUTPUT_RATE)], least)
-        if at is not None:
-            return begin + at
-    return None
+def _place(heard: Wave, sounding: npt.NDArray[np.bool_], known: Wave, after: int, came: range) -> int | None:
+    """Where in what is known the next packets lie. The latest that were found ended at `after`, and they are expected
+    as far behind it as samples `came` since, of which only those that sound must belong to the voice. They are looked
+    for elsewhere once more came than is looked for, as sound is like itself nowhere where its loudness changes."""
+    off, back, on = (round(seconds * OUTPUT_RATE) for seconds in (_OFF_S, _BACK_S, _ON_S))
+    begin, end = after + came.start - off, after + came.stop + off
+    exactly = len(came) <= _EDGES * heard.shape[1]
+    at = _find(heard, sounding, known, begin, end, _TOGETHER, _SAME) if exactly else None
+    if at is None:
+        at = _find(heard, sounding, known, begin, end, _TOGETHER_MOVED, _SAME if exactly else _MOVED)
+    if at is None and came.stop >= _TOGETHER_MOVED * heard.shape[1]:
+        at = _find(heard, sounding, known, after - back, after + on, _TOGETHER_MOVED, _MOVED)
+    return at
+
+
+def _find(
+    heard: Wave, sounding: npt.NDArray[np.bool_], known: Wave, begin: int, end: int, together: int, least: float
+) -> int | None:
+    """The place from `begin` to `end` at which the first packets lie, if all of them sound."""
+    if len(heard) < together or not sounding[:together].all():
+        return None
+    part, begin = heard[:together].ravel(), max(0, begin)
+    at = find(part, known[begin : end + len(part)], least)
+    return None if at is None else begin + at
