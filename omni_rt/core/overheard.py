@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from operator import eq
+from itertools import takewhile
 from typing import Literal
 
 from omni_rt.core.phrases import base_language, made_of, phrases, words
@@ -43,6 +43,9 @@ _BACKCHANNELS: Mapping[str, frozenset[str]] = {
 # What recognisers write for noise: nobody says just this over somebody else's speech.
 _FROM_NOISE: Mapping[str, frozenset[str]] = {"en": phrases("you|thank you for watching")}
 
+# Words that begin with fewer letters alike are not like each other.
+_ALIKE = 3
+
 _REMARK = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|<[^<>]*>|\*[^*]*\*|♪[^♪]*♪?")
 _RUN = re.compile(r"([^\W\d_])\1+")
 _LONG_RUN = re.compile(r"([^\W\d_])\1\1+")
@@ -68,10 +71,16 @@ def classify(text: str, language: str) -> Meaning:
 
 
 def repeats(text: str, spoken: str) -> bool:
-    """Whether `text` is what a recogniser makes of a piece of `spoken`: two words of three stand there in a row."""
+    """Whether `text` is what a recogniser makes of a piece of `spoken`: two words of three stand there in a row, or
+    words that begin like them ("story" for "storm"), as a clip may end within a word."""
     said, of = words(text), words(spoken)
     rows = (of[start : start + len(said)] for start in range(len(of) - len(said) + 1))
-    return bool(said) and any(3 * sum(map(eq, said, row)) >= 2 * len(said) for row in rows)
+    return bool(said) and any(3 * sum(map(_alike, said, row)) >= 2 * len(said) for row in rows)
+
+
+def _alike(one: str, other: str) -> bool:
+    same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(one, other, strict=False)))
+    return one == other or (same >= _ALIKE and 3 * same >= 2 * max(len(one), len(other)))
 
 
 def _plain(word: str) -> str:
