@@ -304,7 +304,7 @@ def test_a_sender_that_begins_anew_under_the_same_source_is_followed() -> None:
     assert line.dejitter.stats.restarts == 1
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_whatever_the_network_does_the_timeline_follows_the_senders_clock(data: st.DataObject) -> None:
     count = data.draw(st.integers(20, 120), label="packets")
@@ -341,7 +341,7 @@ def test_whatever_the_network_does_the_timeline_follows_the_senders_clock(data: 
     assert line.ms == 20 * count + skipped
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     packets=st.lists(
         st.tuples(

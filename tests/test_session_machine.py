@@ -395,7 +395,6 @@ TestSessions.settings = settings(
     max_examples=MORE or 60,
     stateful_step_count=100 if MORE else 50,
     derandomize=not MORE,
-    deadline=None,
     database=None,
     phases=(Phase.generate, Phase.shrink) if MORE else (Phase.generate,),
     report_multiple_bugs=False,

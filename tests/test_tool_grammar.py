@@ -169,7 +169,7 @@ def schemas(draw: st.DrawFn) -> Schema:
 
 
 @given(schemas(), st.integers(0, 2**32))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_what_is_chosen_fits(schema: Schema, seed: int) -> None:
     try:
         check_enforceable([tool(schema)])
@@ -249,7 +249,7 @@ IN_BETWEEN = sorted(
 
 
 @given(ENDS, ENDS, st.booleans(), st.booleans(), st.sampled_from([None, 0.25, 0.5, 3]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_bounds_of_numbers(low: float, high: float, low_open: bool, high_open: bool, step: float | None) -> None:
     said: Schema = {"type": "number", "exclusiveMinimum" if low_open else "minimum": low}
     said |= {"exclusiveMaximum" if high_open else "maximum": high} | ({"multipleOf": step} if step else {})
@@ -363,7 +363,7 @@ GROUPED = st.builds("({}|{}){}".format, SEQUENCES, SEQUENCES, st.sampled_from(["
 
 
 @given(GROUPED, st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_is_chosen_has_the_pattern(pattern: str, seed: int) -> None:
     pattern = f"^{pattern}$"
     said = {"type": "string", "pattern": pattern}

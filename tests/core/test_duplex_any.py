@@ -111,7 +111,7 @@ SCRIPTS = st.builds(
     st.lists(st.tuples(st.integers(0, BUSY_MS), st.one_of(DEEDS, POLICIES)), max_size=8),
     TELLERS,
 )
-MANY = settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 
 @MANY

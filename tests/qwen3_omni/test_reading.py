@@ -81,7 +81,7 @@ def test_speech_goes_through_at_once() -> None:
 
 
 @given(st.lists(st.integers(0, 151_642), max_size=30))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_without_markers_everything_is_spoken(tokens: list[int]) -> None:
     if any(mark in tokenizer().decode(tokens) for mark in MARKERS):
         return
@@ -104,7 +104,7 @@ def test_a_token_of_half_a_character_waits_for_the_other_half() -> None:
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_cut_of_spelled_out_markers_reads_like_their_ids(places: list[int], words_first: bool) -> None:
     first = "Sure, 等一下.\n" if words_first else ""
     text = (
@@ -225,7 +225,7 @@ MARKED = sorted(MARKERS.values())
 
 
 @given(st.lists(st.one_of(st.integers(0, 152_063), st.sampled_from(MARKED)), max_size=40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_nothing_makes_it_fail_and_no_marker_is_ever_spoken(tokens: list[int]) -> None:
     events = read(tokens)
     assert all(token < MARKED[0] for token in spoken(events))

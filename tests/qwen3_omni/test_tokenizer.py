@@ -49,7 +49,7 @@ def test_known_ids(text: str) -> None:
 
 
 @given(TEXTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_text_comes_back_composed(text: str) -> None:
     ids = tokenizer().encode(text)
     assert tokenizer().decode(ids) == unicodedata.normalize("NFC", text)
@@ -84,14 +84,14 @@ def test_ids_beyond_the_markers_are_empty() -> None:
 
 
 @given(st.lists(st.integers(0, 152_063), max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_stream_gives_what_decoding_the_whole_gives(ids: list[int]) -> None:
     stream = tokenizer().stream()
     assert "".join(map(stream.push, ids)) + stream.finish() == tokenizer().decode(ids)
 
 
 @given(TEXTS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_stream_never_shows_half_a_character(text: str) -> None:
     stream = tokenizer().stream()
     shown = ""

@@ -74,7 +74,6 @@ def _try(url: str, mode: GenerationMode) -> Counter[tuple[str, int]]:
         @settings(
             max_examples=PER_OPERATION,
             derandomize=True,
-            deadline=None,
             database=None,
             phases=(Phase.generate,),
             suppress_health_check=list(HealthCheck),
