@@ -34,7 +34,7 @@ def reserve(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         for listener in bound:
             listener.close()
-        raise AddressError(f"{host}:{port}: {error.strerror or error}; {_remedy(error)}") from None
+        raise _refused(host, port, error) from None
     return bound
 
 
@@ -46,7 +46,7 @@ def listen(listeners: list[socket.socket]) -> None:
             listener.listen()
     except OSError as error:
         host, port = listeners[0].getsockname()[:2]
-        raise AddressError(f"{host}:{port}: {error.strerror or error}; {_remedy(error)}") from None
+        raise _refused(host, port, error) from None
 
 
 def port_of(listeners: list[socket.socket]) -> int:
@@ -69,9 +69,9 @@ def _bind(family: int, kind: int, protocol: int, address: tuple[object, ...]) ->
     return listener
 
 
-def _remedy(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "another server may be running; --port takes another port"
-    if error.errno == errno.EACCES:
-        return "--port takes a port from 1024 on without special rights"
-    return "--host takes an address of this machine"
+def _refused(host: str, port: int, error: OSError) -> AddressError:
+    remedy = {
+        errno.EADDRINUSE: "another server may be running; --port takes another port",
+        errno.EACCES: "--port takes a port from 1024 on without special rights",
+    }.get(error.errno or 0, "--host takes an address of this machine")
+    return AddressError(f"{host}:{port}: {error.strerror or error}; {remedy}")

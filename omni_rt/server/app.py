@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -128,19 +129,19 @@ def serve(settings: Settings) -> int:
     """Serve until interrupted; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("aioice").setLevel(logging.WARNING)
-    if sys.platform == "win32":
-        return asyncio.run(_serve(settings))
-    import uvloop
-
-    return uvloop.run(_serve(settings))
-
-
-async def _serve(settings: Settings) -> int:
     try:
         listeners = reserve(settings.server.host, settings.server.port)
     except AddressError as error:
         log.error("the server cannot start: %s", error)
         return 1
+    if sys.platform == "win32":
+        return asyncio.run(_serve(settings, listeners))
+    import uvloop
+
+    return uvloop.run(_serve(settings, listeners))
+
+
+async def _serve(settings: Settings, listeners: list[socket.socket]) -> int:
     server = Server(settings)
     config = uvicorn.Config(
         server.app,
